@@ -1,0 +1,455 @@
+"""The schema of ray_config.yaml: every setting of every job, checked before anything runs.
+
+Unknown keys are refused with the nearest known one, and every error names the key, the value and what is allowed.
+Epsilon is written in 0-255 units here and in reports; `PIXEL` turns it into the [0, 1] units of robust/ once.
+Settings that only say where and with how many machines a run happens carry `resource()` and are not part of a run's
+identity: the same run may be resumed on another cluster.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robust.errors import ConfigError
+
+PIXEL = 1.0 / 255.0
+"""One step of an 8-bit channel, in the [0, 1] units that robust/ computes in."""
+
+Epsilon = Annotated[float, Field(ge=0, le=255)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def resource(default: Any = ..., **keywords: Any) -> Any:
+    """A setting about machines or output, not about the result: it may differ when a run is resumed."""
+    return Field(default, json_schema_extra={"resource": True}, **keywords)
+
+
+class Run(Section):
+    name: Name = Field("run", description="unique name of the run; the same name again resumes it")
+    seed: int = Field(24, ge=0, description="the one seed from which every generator is seeded")
+
+
+class StorageConfig(Section):
+    uri: str = resource("outputs/storage", description="a local folder or s3://bucket/prefix; runs live below it")
+    endpoint_url: str | None = resource(
+        None, description="S3 endpoint of SeaweedFS, MinIO, R2, Ceph; null: AWS_ENDPOINT_URL or AWS itself"
+    )
+    region: str = resource("us-east-1", description="S3 region")
+    addressing_style: Literal["path", "virtual", "auto"] = resource("auto", description="how the bucket is addressed")
+    max_attempts: int = resource(10, ge=1, description="tries of one request before it is an error")
+    connect_timeout_s: float = resource(10, gt=0, description="seconds to connect")
+    read_timeout_s: float = resource(60, gt=0, description="seconds without a byte before a request is tried again")
+
+
+class ClusterConfig(Section):
+    address: str = resource("auto", description="local: start Ray here; auto or host:port: join a running cluster")
+    num_cpus: int | None = resource(None, ge=1, description="CPUs of the local Ray; null: all cores")
+    num_gpus: int | None = resource(None, ge=0, description="GPUs of the local Ray; null: all that are seen")
+    object_store_memory_mb: int = resource(1024, ge=100, description="object store of the local Ray in MiB")
+    dashboard: bool = resource(False, description="start the dashboard of the local Ray (127.0.0.1 only)")
+    dashboard_port: int = resource(8265, description="its port")
+    local_s3: bool = resource(False, description="start a private SeaweedFS S3 server on 127.0.0.1 for storage.uri")
+    outputs: str = resource("outputs", description="local folder for the S3 server's data, logs and copies of reports")
+
+
+class DatasetConfig(Section):
+    layout: str = Field(description="a layout of robust/data/layouts: celeb_df_v2, faceforensics, dfdc, folder, ...")
+    uri: str = resource(description="root of the unpacked data set: a folder or s3://bucket/prefix")
+    name: Name | None = Field(None, description="its name in rows and reports; null: the layout's")
+    compression: Literal["c0", "c23", "c40"] = Field("c23", description="FaceForensics++ quality")
+    methods: list[str] | None = Field(None, description="manipulation methods to keep; null: all")
+    max_videos: int | None = Field(None, ge=1, description="at most so many, evenly over methods; null: all")
+
+
+class SplitConfig(Section):
+    official_test: bool = Field(True, description="keep a data set's official test list as the test split")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="share of identities for test where no official list is")
+    val_fraction: float = Field(0.15, gt=0, lt=1, description="share of identities for validation")
+    folds: int | None = Field(None, ge=2, description="k-fold by identity; null: one split")
+    fold: int = Field(0, ge=0, description="which fold is the test split")
+    use_everything: bool = Field(False, description="train on all that is not test; nothing left to select on")
+
+
+class DemoConfig(Section):
+    enabled: bool = Field(False, description="make the demo data set (real faces, face swaps) at datasets[0].uri")
+    identities: int = Field(72, ge=30, description="people in it")
+    fakes_per_kind: int = Field(60, ge=10, description="fake videos of each kind (coarse, blended, fine)")
+    frames: int = Field(20, ge=5, description="frames of a video")
+    size: int = Field(224, ge=96, description="height and width of a video, pixels")
+    fps: int = Field(20, ge=1, description="frames a second")
+
+
+class DataConfig(Section):
+    datasets: list[DatasetConfig] = Field([], description="the data sets; all go into one table")
+    splits: SplitConfig = SplitConfig()
+    demo: DemoConfig = DemoConfig()
+
+
+class ExtractConfig(Section):
+    detector: str = Field("mtcnn", description="face detector of robust/data/faces.py")
+    frames_train: int = Field(25, ge=1, description="frames a training or validation video, uniform over it")
+    frames_test: int = Field(20, ge=1, description="frames a test video")
+    margin: float = Field(0.3, ge=0, le=2, description="margin around the face box, share of its longer side")
+    min_score: Share = Field(0.9, description="detections below this probability are dropped")
+    min_face: int = Field(30, ge=10, description="smallest face height that counts, pixels")
+    detect_size: int = Field(640, ge=100, description="frames are shrunk to this longer side for detection")
+    image_format: Literal["png", "jpeg", "webp"] = Field("png", description="of stored crops (webp is lossless)")
+    jpeg_quality: int = Field(95, ge=95, le=100, description="if image_format is jpeg")
+    max_crop: int = Field(512, ge=64, description="crops are shrunk to at most this longer side, pixels")
+    videos_per_shard: int = Field(64, ge=1, description="videos of one Parquet shard")
+    decode_cpus: float = resource(1, gt=0, description="CPUs of one decoding task")
+    detect_cpus: float = resource(1, gt=0, description="CPUs of one detector actor")
+    detect_gpus: float = resource(0, ge=0, description="GPU share of one detector actor")
+    detect_actors: int = resource(1, ge=1, description="detector actors")
+
+
+class ModelConfig(Section):
+    name: str = Field("legacy_xception", description="any timm model, or meso_inception4")
+    input_size: int = Field(299, ge=32, description="height and width of the model's input, pixels")
+    weights: str = Field("timm", description="timm, package (a pinned package's ImageNet weights), none, or a file")
+    activation: Literal["relu", "silu", "gelu", "softplus"] | None = Field(
+        None, description="swap every ReLU for this smooth one; null: as built"
+    )
+
+
+class AugmentConfig(Section):
+    level: Literal["none", "weak", "strong"] = Field("weak", description="weak: JPEG, noise, blur, flip; strong: + colour, geometry")
+    jpeg_quality: tuple[int, int] = Field((60, 100), description="range of JPEG quality")
+    jpeg_probability: Share = Field(0.5)
+    blur_kernel: int = Field(3, ge=3, description="largest Gaussian blur kernel, pixels, odd")
+    blur_probability: Share = Field(0.05)
+    noise_std: tuple[float, float] = Field((3.2, 7.1), description="range of the noise's standard deviation, 0-255 units")
+    noise_probability: Share = Field(0.1)
+    flip_probability: Share = Field(0.5)
+
+
+class AttackConfig(Section):
+    norm: Literal["linf", "l2"] = Field("linf", description="the ball")
+    epsilon: Epsilon = Field(0.5, description="radius in 0-255 units; 0: no attack")
+    steps: int = Field(7, ge=1, description="gradient steps")
+    step_size: Epsilon | None = Field(None, description="in 0-255 units; null: 2.5 * epsilon / steps")
+    random_start: bool = Field(True, description="start at a random point of the ball")
+    targets: Literal["both", "fake"] = Field(
+        "both", description="both: real and fake crops are attacked; fake: only fakes, as a forger would"
+    )
+
+
+class LipschitzConfig(Section):
+    weight: float = Field(0.0, ge=0, description="factor before the term; 0: off")
+    kind: Literal["exact", "finite_difference"] = Field("exact", description="double backward, or one extra pass")
+    norm: Literal["l2", "l1"] = Field("l2", description="l2: ||dz/dx||_2^2, l1: ||dz/dx||_1, x in [0, 1]")
+    at: Literal["adversarial", "clean"] = Field("adversarial", description="point where the gradient is taken")
+
+
+class RecipeConfig(Section):
+    recipe: str = Field("adversarial", description="a recipe of robust/training/recipes")
+    epochs: int = Field(20, ge=1, description="passes over the training crops")
+    attack: AttackConfig = AttackConfig()
+    lipschitz: LipschitzConfig = LipschitzConfig()
+    adversarial_share: Share = Field(1.0, description="weight of the adversarial loss; the rest is clean loss")
+    epsilon_warmup: Share = Field(0.0, description="share of the steps over which epsilon rises from 0")
+    learning_rate: float | None = Field(None, gt=0, description="null: train.learning_rate")
+    init_from: str | None = Field(None, description="start from this model of the run (baseline); null: model.weights")
+
+
+class ValidationConfig(Section):
+    epsilon: Epsilon = Field(0.5, description="fixed evaluation threat, 0-255 units")
+    steps: int = Field(10, ge=1, description="PGD steps of it")
+    max_images: int = Field(256, ge=8, description="at most so many validation crops, evenly over videos")
+    every: int = Field(1, ge=1, description="epochs between validations")
+
+
+class TrainConfig(Section):
+    models: list[Literal["baseline", "defended"]] = resource(["baseline", "defended"], description="which to train now")
+    batch_size: int = Field(32, ge=2, description="crops a step over all workers")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam")
+    learning_rate: float = Field(1e-4, gt=0)
+    min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine annealing")
+    warmup_steps: int = Field(0, ge=0, description="linear learning-rate warm-up")
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null: off")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="weight averaging; the average is scored and saved; 0: off")
+    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
+    balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
+    select_by: Literal["auc", "robust_auc", "last"] = Field("auc", description="validation figure of the best checkpoint")
+    validation: ValidationConfig = ValidationConfig()
+    baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
+    defended: RecipeConfig = RecipeConfig(epochs=50, lipschitz=LipschitzConfig(weight=9.3e-4))
+    workers: int = resource(1, ge=1, description="Ray Train workers (DDP)")
+    cpus_per_worker: float = resource(1, gt=0)
+    gpus_per_worker: float = resource(0, ge=0, description="0: CPU")
+    loader_threads: int = resource(2, ge=0, description="threads a worker decodes and augments with; 0: in the loop")
+    checkpoints_to_keep: int = resource(2, ge=1)
+    max_failures: int = resource(3, ge=0, description="restarts after a lost worker before the job is an error")
+
+
+class TuneConfig(Section):
+    samples: int = Field(16, ge=1, description="trials")
+    epsilon: tuple[Epsilon, Epsilon] = Field((0.25, 8.0), description="range of the training epsilon, log-uniform")
+    steps: list[int] = Field([1, 2, 5, 7, 10], min_length=1, description="choices of the number of steps")
+    lipschitz_weight: tuple[float, float] = Field((1e-6, 1e-2), description="range of the weight, log-uniform")
+    epochs: int = Field(10, ge=1, description="longest trial")
+    grace_epochs: int = Field(2, ge=1, description="ASHA stops no trial before")
+    reduction_factor: int = Field(2, ge=2, description="ASHA keeps one in so many")
+    threat: ValidationConfig = ValidationConfig(epsilon=1.0)
+    clean_tolerance: Share = Field(0.03, description="the winner's clean AUC is at most so far below the best trial's")
+    winner: Literal["retrain", "checkpoint", "report"] = Field(
+        "retrain", description="train the defended model with the winner's settings, take its checkpoint, or only tell"
+    )
+    cpus_per_trial: float = resource(1, gt=0)
+    gpus_per_trial: float = resource(0, ge=0)
+    max_concurrent: int | None = resource(None, ge=1, description="null: what the cluster's resources allow")
+
+
+class EvaluationAttack(Section):
+    steps: int = Field(20, ge=1)
+    restarts: int = Field(1, ge=1)
+
+
+class EvaluateConfig(Section):
+    epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
+    attacks: dict[str, EvaluationAttack] = Field(
+        {"fgsm": EvaluationAttack(steps=1), "pgd": EvaluationAttack(steps=20)}, description="attacks and their budgets"
+    )
+    headline: tuple[str, Epsilon] = Field(("pgd", 0.5), description="attack and epsilon of the first line of the report")
+    checkpoints: dict[str, str] = Field({}, description="more models by name: folders with model.safetensors + card.json")
+    frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
+    block_size: int = Field(64, ge=1, description="crops of one block of work")
+    batch_size: int = Field(32, ge=1)
+    bootstrap: int = Field(1000, ge=10, description="resamples of the identities for the 95 % intervals")
+    gallery: int = Field(6, ge=0, description="faces in the strip clean / perturbed / difference")
+    cpus_per_task: float = resource(1, gt=0)
+    gpus_per_task: float = resource(0, ge=0)
+
+
+class DetectConfig(Section):
+    checkpoint: str | None = resource(None, description="a folder with model.safetensors + card.json; null: the run's")
+    input: str | None = resource(None, description="a video, an image or a folder of them")
+    output: str = resource("outputs/detect", description="folder for verdicts.json and the pictures")
+    frames: int = resource(20, ge=1, description="frames of a video")
+    threshold: float | None = resource(None, description="logit; null: the card's (FPR 1 % on clean validation)")
+
+
+class Config(Section):
+    run: Run = Run()
+    storage: StorageConfig = StorageConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    data: DataConfig = DataConfig()
+    extract: ExtractConfig = ExtractConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    detect: DetectConfig = DetectConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        attack, epsilon = self.evaluate.headline
+        if attack not in self.evaluate.attacks or epsilon not in self.evaluate.epsilons:
+            raise ValueError(
+                f"evaluate.headline: {attack} at epsilon {epsilon:g} is not among evaluate.attacks x evaluate.epsilons"
+            )
+        folds, fold = self.data.splits.folds, self.data.splits.fold
+        if folds is not None and fold >= folds:
+            raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")
+        if self.data.demo.enabled and not self.data.datasets:
+            raise ValueError("data.demo.enabled: data.datasets[0] must say where the demo data goes")
+        return self
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None) -> Config:
+    """Reads ray_config.yaml, lays one of its `profiles` over it, then `section.key=value` overrides.
+
+    Raises:
+        ConfigError: names the file or key, the value, and what is allowed.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror}; give one with --config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path}: expected sections, found {type(tree).__name__}")
+    profiles = tree.pop("profiles", None) or {}
+    if profile is not None:
+        if profile not in profiles:
+            raise ConfigError(f"profile {profile!r}: {path} has {', '.join(sorted(profiles)) or 'no profiles'}")
+        for name in _profile_chain(profiles, profile):
+            tree = merge(tree, {key: value for key, value in profiles[name].items() if key != "extends"})
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse(tree)
+
+
+def _profile_chain(profiles: dict, name: str) -> list[str]:
+    """The profile and those it extends, the most general first."""
+    chain = [name]
+    while parent := profiles[chain[0]].get("extends"):
+        if parent not in profiles or parent in chain:
+            raise ConfigError(f"profiles.{chain[0]}.extends: {parent!r} is not another profile of this file")
+        chain.insert(0, parent)
+    return chain
+
+
+def merge(base: dict, over: dict) -> dict:
+    """`over` laid on `base`, key by key; a list replaces a list."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r}: write section.key=value, as in train.batch_size=16")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, str):
+        value = _number(value)
+    for depth, part in enumerate(parts[:-1]):
+        node = tree.get(part) if isinstance(tree, dict) else tree[_index(tree, part, key)]
+        if node is None:
+            node = tree[part] = {}
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"override {override!r}: {'.'.join(parts[:depth + 1])} is a value, not a section")
+        tree = node
+    if isinstance(tree, list):
+        tree[_index(tree, parts[-1], key)] = value
+    else:
+        tree[parts[-1]] = value
+
+
+def _index(items: list, part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"override {key}: {part!r} is not an index below {len(items)}")
+    return int(part)
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads 1e-4 as text; people mean a number."""
+    try:
+        return float(text) if any(c.isdigit() for c in text) else text
+    except ValueError:
+        return text
+
+
+def parse(tree: dict) -> Config:
+    """Validates a plain dict; all errors at once, each with its key."""
+    try:
+        return Config.model_validate(_numbers(tree))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _numbers(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _numbers(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_numbers(value) for value in node]
+    is_scientific = isinstance(node, str) and "e" in node.lower() and node[:1] in "0123456789-+."
+    return _number(node) if is_scientific else node
+
+
+def _explain(item: dict) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_did_you_mean(item['loc'])}"
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    return f"{key}: {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _did_you_mean(location: tuple) -> str:
+    section: Any = Config
+    for part in location[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field.annotation if field is not None else None
+    known = list(getattr(section, "model_fields", {}))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(known)}" if known else ""
+
+
+def dump_yaml(config: Config) -> str:
+    """The whole configuration as YAML; it holds no secrets because the schema has no key for one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def science(node: BaseModel) -> dict:
+    """The settings that decide the result, without those marked as resources."""
+    plain: dict = {}
+    for name, field in type(node).model_fields.items():
+        if (field.json_schema_extra or {}).get("resource"):
+            continue
+        plain[name] = _science_value(getattr(node, name))
+    return plain
+
+
+def _science_value(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return science(value)
+    if isinstance(value, dict):
+        return {key: _science_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_science_value(item) for item in value]
+    return value
+
+
+def fingerprint(config: Config, sections: Iterable[str]) -> str:
+    """A short hash of the science settings of these sections and the seed; 16 hex digits."""
+    plain = {name: science(getattr(config, name)) for name in sections}
+    text = json.dumps({"seed": config.run.seed, **plain}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The science settings in which two configurations differ, as `key: a -> b`."""
+    flat_a, flat_b = _flatten(science(a)), _flatten(science(b))
+    keys = sorted(flat_a.keys() | flat_b.keys())
+    return [f"{key}: {flat_a.get(key)!r} -> {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, dict) and node:
+        return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): node}
+
+
+def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of every setting, in order, for --help."""
+    lines = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines += describe(field.annotation, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else _plain_default(field.default)
+        lines.append((f"{prefix}{name}", default, field.description or ""))
+    return lines
+
+
+def _plain_default(value: Any) -> str:
+    if isinstance(value, dict):
+        value = {key: science(item) if isinstance(item, BaseModel) else item for key, item in value.items()}
+    return json.dumps(value)

@@ -1,0 +1,9 @@
+"""Errors that a person can act on; the jobs turn them into an exit code and one clear last line."""
+
+
+class UserError(Exception):
+    """Something outside the code is wrong: a file, a bucket, a data set, the cluster. Exit code 1."""
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; the message names the key, its value and what is allowed. Exit code 2."""
