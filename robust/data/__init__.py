@@ -1,0 +1,1 @@
+"""Data sets, splits, video, faces and the shards that extraction writes."""
