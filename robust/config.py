@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -85,8 +85,9 @@ class SplitConfig(Section):
 class DemoConfig(Section):
     enabled: bool = Field(False, description="make the demo data set (real faces, face swaps) at datasets[0].uri")
     identities: int = Field(72, ge=30, description="people in it")
-    fakes_per_kind: int = Field(60, ge=10, description="fake videos of each kind (coarse, blended, fine)")
-    frames: int = Field(20, ge=5, description="frames of a video")
+    fakes_per_kind: int = Field(150, ge=10, description="fake videos of each kind (coarse, blended, fine)")
+    takes: int = Field(3, ge=1, description="videos of each photograph, each with its own camera motion")
+    frames: int = Field(10, ge=5, description="frames of a video")
     size: int = Field(224, ge=96, description="height and width of a video, pixels")
     fps: int = Field(20, ge=1, description="frames a second")
 
@@ -127,12 +128,12 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     level: Literal["none", "weak", "strong"] = Field("weak", description="weak: JPEG, noise, blur, flip; strong: + colour, geometry")
     jpeg_quality: tuple[int, int] = Field((60, 100), description="range of JPEG quality")
-    jpeg_probability: Share = Field(0.5)
+    jpeg_probability: Share = Field(0.5, description="share of crops compressed")
     blur_kernel: int = Field(3, ge=3, description="largest Gaussian blur kernel, pixels, odd")
-    blur_probability: Share = Field(0.05)
+    blur_probability: Share = Field(0.05, description="share of crops blurred")
     noise_std: tuple[float, float] = Field((3.2, 7.1), description="range of the noise's standard deviation, 0-255 units")
-    noise_probability: Share = Field(0.1)
-    flip_probability: Share = Field(0.5)
+    noise_probability: Share = Field(0.1, description="share of crops with noise added")
+    flip_probability: Share = Field(0.5, description="share of crops mirrored")
 
 
 class AttackConfig(Section):
@@ -174,11 +175,11 @@ class ValidationConfig(Section):
 class TrainConfig(Section):
     models: list[Literal["baseline", "defended"]] = resource(["baseline", "defended"], description="which to train now")
     batch_size: int = Field(32, ge=2, description="crops a step over all workers")
-    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam")
-    learning_rate: float = Field(1e-4, gt=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw, or sgd with momentum 0.9")
+    learning_rate: float = Field(1e-4, gt=0, description="highest learning rate")
     min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine annealing")
     warmup_steps: int = Field(0, ge=0, description="linear learning-rate warm-up")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of the optimizer")
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null: off")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="weight averaging; the average is scored and saved; 0: off")
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
@@ -189,10 +190,10 @@ class TrainConfig(Section):
     baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
     defended: RecipeConfig = RecipeConfig(epochs=50, lipschitz=LipschitzConfig(weight=9.3e-4))
     workers: int = resource(1, ge=1, description="Ray Train workers (DDP)")
-    cpus_per_worker: float = resource(1, gt=0)
+    cpus_per_worker: float = resource(1, gt=0, description="CPUs of one worker; as many computing threads")
     gpus_per_worker: float = resource(0, ge=0, description="0: CPU")
     loader_threads: int = resource(2, ge=0, description="threads a worker decodes and augments with; 0: in the loop")
-    checkpoints_to_keep: int = resource(2, ge=1)
+    checkpoints_to_keep: int = resource(2, ge=1, description="best ones that stay in the storage, beside the latest")
     max_failures: int = resource(3, ge=0, description="restarts after a lost worker before the job is an error")
 
 
@@ -209,14 +210,14 @@ class TuneConfig(Section):
     winner: Literal["retrain", "checkpoint", "report"] = Field(
         "retrain", description="train the defended model with the winner's settings, take its checkpoint, or only tell"
     )
-    cpus_per_trial: float = resource(1, gt=0)
-    gpus_per_trial: float = resource(0, ge=0)
-    max_concurrent: int | None = resource(None, ge=1, description="null: what the cluster's resources allow")
+    cpus_per_trial: float = resource(1, gt=0, description="CPUs of one trial")
+    gpus_per_trial: float = resource(0, ge=0, description="GPU share of one trial; 0: CPU")
+    max_concurrent: int | None = resource(None, ge=1, description="trials at once; null: what the cluster's resources allow")
 
 
 class EvaluationAttack(Section):
-    steps: int = Field(20, ge=1)
-    restarts: int = Field(1, ge=1)
+    steps: int = Field(20, ge=1, description="gradient steps of one restart")
+    restarts: int = Field(1, ge=1, description="random starts; the strongest image counts")
 
 
 class EvaluateConfig(Section):
@@ -228,11 +229,11 @@ class EvaluateConfig(Section):
     checkpoints: dict[str, str] = Field({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="crops attacked at once")
     bootstrap: int = Field(1000, ge=10, description="resamples of the identities for the 95 % intervals")
     gallery: int = Field(6, ge=0, description="faces in the strip clean / perturbed / difference")
-    cpus_per_task: float = resource(1, gt=0)
-    gpus_per_task: float = resource(0, ge=0)
+    cpus_per_task: float = resource(1, gt=0, description="CPUs of one block of work")
+    gpus_per_task: float = resource(0, ge=0, description="GPU share of one block of work; 0: CPU")
 
 
 class DetectConfig(Section):
@@ -268,7 +269,28 @@ class Config(Section):
             raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")
         if self.data.demo.enabled and not self.data.datasets:
             raise ValueError("data.demo.enabled: data.datasets[0] must say where the demo data goes")
+        if self.train.batch_size % self.train.workers:
+            raise ValueError(
+                f"train.batch_size: {self.train.batch_size} is not a multiple of train.workers = {self.train.workers}; "
+                "every worker takes an equal part of a batch"
+            )
+        _require_ranges(self)
         return self
+
+
+def _require_ranges(config: Config) -> None:
+    """Raises: ValueError: a pair that is no range, or a log-uniform range that begins at 0."""
+    ranges = {
+        "augment.jpeg_quality": (config.augment.jpeg_quality, 1),
+        "augment.noise_std": (config.augment.noise_std, 0),
+        "tune.epsilon": (config.tune.epsilon, 1e-6),
+        "tune.lipschitz_weight": (config.tune.lipschitz_weight, 1e-12),
+    }
+    for key, ((low, high), least) in ranges.items():
+        if not least <= low <= high:
+            raise ValueError(f"{key}: [{low:g}, {high:g}]: must be [low, high] with {least:g} <= low <= high")
+    if config.augment.blur_kernel % 2 == 0:
+        raise ValueError(f"augment.blur_kernel: {config.augment.blur_kernel}: must be odd")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None) -> Config:
@@ -286,7 +308,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str
         raise ConfigError(f"config file {path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path}: expected sections, found {type(tree).__name__}")
-    profiles = tree.pop("profiles", None) or {}
+    profiles = {name: over or {} for name, over in (tree.pop("profiles", None) or {}).items()}
     if profile is not None:
         if profile not in profiles:
             raise ConfigError(f"profile {profile!r}: {path} has {', '.join(sorted(profiles)) or 'no profiles'}")
@@ -383,8 +405,9 @@ def _explain(item: dict) -> str:
 def _did_you_mean(location: tuple) -> str:
     section: Any = Config
     for part in location[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field is not None else None
+        fields = getattr(section, "model_fields", None)
+        # Below a list or a dict the part is an index or a free name, and leads to the one type of element.
+        section = (fields[part].annotation if part in fields else None) if fields is not None else get_args(section)[-1]
     known = list(getattr(section, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     if close:

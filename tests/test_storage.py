@@ -12,7 +12,8 @@ import pytest
 
 from robust.config import StorageConfig
 from robust.errors import ConfigError, UserError
-from robust.storage import MULTIPART_BYTES, MissingObject, Storage, endpoint_url, open_input
+from robust.object_stores.s3 import MULTIPART_BYTES, endpoint_url
+from robust.storage import MissingObject, Storage, open_input
 
 
 def test_bytes_and_json_come_back(storage):

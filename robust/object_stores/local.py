@@ -1,0 +1,109 @@
+"""Objects as files below a local folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+from robust.errors import ConfigError, UserError
+from robust.object_stores import MissingObject
+
+PARTIAL = ".partial"
+
+
+class LocalObjects:
+    """Objects as files. A write goes to a hidden partial file beside its target, then takes the target's name."""
+
+    def __init__(self, root: str):
+        self.root = root
+
+    def _path(self, key: str) -> Path:
+        return Path(self.root, key)
+
+    def check(self) -> None:
+        with explain_local("create", self.root):
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+            raise UserError(f"the folder {self.root} cannot be written; change storage.uri or its permissions.")
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def read(self, key: str) -> bytes:
+        with explain_local("read", self._path(key)):
+            return self._path(key).read_bytes()
+
+    def write(self, key: str, data: bytes, if_absent: bool) -> bool:
+        with self._written(key, if_absent) as (partial, outcome):
+            partial.write_bytes(data)
+        return outcome["written"]
+
+    def upload(self, local_path: Path, key: str) -> None:
+        with self._written(key, if_absent=False) as (partial, _):
+            shutil.copyfile(local_path, partial)
+
+    def download(self, key: str, partial: Path) -> None:
+        with explain_local("read", self._path(key)):
+            shutil.copyfile(self._path(key), partial)
+
+    @contextmanager
+    def _written(self, key: str, if_absent: bool):
+        """Gives a partial file to fill; at the end it becomes the object."""
+        target, outcome = self._path(key), {"written": True}
+        partial = partial_path(target)
+        with explain_local("write", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                yield partial, outcome
+                if if_absent:
+                    outcome["written"] = _link(partial, target)
+                else:
+                    partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def list(self, folder: str) -> list[str]:
+        top = Path(self.root, folder)
+        files = (Path(parent, name) for parent, _, names in os.walk(top) for name in names)
+        return [path.relative_to(self.root).as_posix() for path in files
+                if not (path.name.startswith(".") and path.name.endswith(PARTIAL))]
+
+    def delete(self, keys: list[str]) -> None:
+        for key in keys:
+            with explain_local("delete", self._path(key)):
+                self._path(key).unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Gives a file a second name; False when the name is taken. Atomic, unlike looking first."""
+    try:
+        os.link(source, target)
+        return True
+    except FileExistsError:
+        return False
+
+
+@contextmanager
+def explain_local(action: str, path):
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingObject(f"cannot {action} {path}: {error.filename or path} does not exist.") from error
+    except OSError as error:
+        raise UserError(f"cannot {action} {path}: {error.strerror or error}; check the folder's permissions, type and "
+                        "free space.") from error
+
+
+def local_path(uri: str) -> str:
+    """The absolute path of a local storage.uri."""
+    if not uri:
+        raise ConfigError("storage.uri is empty; give a local folder or s3://bucket/prefix.")
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def partial_path(path: Path) -> Path:
+    """A hidden name beside `path`, of its own for each write."""
+    return path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL}")
