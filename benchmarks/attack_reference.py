@@ -1,0 +1,156 @@
+"""Is our PGD as strong as the field's? Robust accuracy after PGD of ours, torchattacks and foolbox at equal budget.
+
+    python -m benchmarks.attack_reference [--checkpoint FOLDER --faces FACES.npz] [--json FILE]
+
+Without a checkpoint the model is a small one with batch normalisation, trained here in seconds. A checkpoint is a
+folder with model.safetensors and card.json; its faces are an .npz with x (N, 3, H, W) float32 in [0, 1] and y (N,).
+The libraries are installed by `make reference`.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from benchmarks.small_detector import make_images, train_small_detector
+from robust.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARIES = ("ours", "torchattacks", "foolbox")
+EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one library's attack did at one epsilon (0-255 units)."""
+
+    epsilon: float
+    library: str
+    robust_accuracy: float
+    mean_margin: float  # of -(2y - 1) z, larger is a stronger attack
+    largest_change: float  # of a pixel, in 0-255 units
+    ms_per_image: float
+
+
+def compare(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int = 10,
+    epsilons: tuple[float, ...] = EPSILONS,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[Row]:
+    """Attack the model with each library: Linf, `steps` steps of 2.5 epsilon / steps, one random start.
+
+    Args:
+        model: a SmallDetector, or a robust.models Detector.
+        x: (N, 3, H, W) float32 images in [0, 1].
+        y: (N,) labels, 1 = fake.
+    Raises:
+        UserError: the libraries are not installed, or fail.
+    """
+    folder = ROOT / ".reference"
+    if not (folder / "torchattacks").is_dir() or not (folder / "foolbox").is_dir():
+        raise UserError("torchattacks and foolbox are not in .reference; install them with: make reference")
+    architecture = model.architecture.as_dict() if hasattr(model, "architecture") else None
+    task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed, "batch_size": batch_size}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(scratch, name) for name in ("model.safetensors", "task.json", "images.npz", "result.npz")]
+        files[0].write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
+        files[1].write_text(json.dumps(task))
+        np.savez(files[2], x=x.numpy(), y=y.numpy())
+        _run_worker(folder, files)
+        with np.load(files[3], allow_pickle=False) as outcome:
+            return [_score(model, x, y, outcome, library, e) for e in epsilons for library in LIBRARIES]
+
+
+def _run_worker(folder: Path, files: list[Path]) -> None:
+    # The libraries come last on the path, so that nothing of theirs replaces a package of ours.
+    script = (
+        "import sys; sys.path.append(sys.argv.pop(1)); "
+        "from benchmarks.reference_worker import main; main(*sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), *map(str, files)],
+        cwd=ROOT,
+        # GitPython, which foolbox imports, fails where there is no git program; nothing here needs one.
+        env={**os.environ, "GIT_PYTHON_REFRESH": "quiet"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"the reference libraries' process failed:\n{done.stderr[-2000:]}")
+
+
+@torch.no_grad()
+def _score(model: nn.Module, x: Tensor, y: Tensor, outcome: dict, library: str, epsilon: float) -> Row:
+    x_adv = torch.from_numpy(outcome[f"{library} {epsilon}"])
+    logits = torch.cat([model.eval()(batch) for batch in x_adv.split(64)])
+    return Row(
+        epsilon=epsilon,
+        library=library,
+        robust_accuracy=((logits > 0).long() == y).float().mean().item(),
+        mean_margin=((1 - 2 * y) * logits).mean().item(),
+        largest_change=(x_adv - x).abs().max().item() * 255,
+        ms_per_image=1000 * float(outcome[f"{library} {epsilon} seconds"]) / len(x),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="folder with model.safetensors and card.json; needs --faces")
+    parser.add_argument("--faces", help=".npz with x and y, the faces that the checkpoint is attacked on")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--json", default="outputs/benchmarks/attack_reference.json", help="where the figures go")
+    arguments = parser.parse_args()
+    if bool(arguments.checkpoint) != bool(arguments.faces):
+        parser.error("--checkpoint and --faces belong together")
+    models = {"small BN net": (train_small_detector(), *make_images(256, generator=torch.Generator().manual_seed(99)))}
+    if arguments.checkpoint:
+        models[arguments.checkpoint] = load_checkpoint_and_faces(arguments.checkpoint, arguments.faces)
+    report = {}
+    for name, (model, x, y) in models.items():
+        rows = compare(model, x, y, steps=arguments.steps)
+        report[name] = [dataclasses.asdict(row) for row in rows]
+        print_table(f"{name}: {len(x)} images, PGD-{arguments.steps}", rows)
+    path = Path(arguments.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"steps": arguments.steps, "models": report}, indent=2) + "\n")
+    print(f"\nwritten to {path}")
+
+
+def load_checkpoint_and_faces(checkpoint: str, faces: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """The detector of a checkpoint folder, and (N, 3, H, W) images and (N,) labels of an .npz."""
+    from robust.config import StorageConfig
+    from robust.models.checkpoint import load_checkpoint
+    from robust.storage import Storage
+
+    folder = Path(checkpoint).resolve()
+    model, _ = load_checkpoint(Storage.from_config(StorageConfig(uri=str(folder.parent))), folder.name)
+    with np.load(faces, allow_pickle=False) as arrays:
+        return model, torch.from_numpy(arrays["x"]).float(), torch.from_numpy(arrays["y"]).long()
+
+
+def print_table(title: str, rows: list[Row]) -> None:
+    """One line per epsilon and library."""
+    print(f"\n{title}\n{'epsilon':>8}  {'library':<13} {'robust accuracy':>15} {'mean margin':>12} {'ms/image':>9}")
+    for row in rows:
+        print(
+            f"{row.epsilon:>8g}  {row.library:<13} {row.robust_accuracy:>15.3f} "
+            f"{row.mean_margin:>12.3f} {row.ms_per_image:>9.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Runs PGD of ours, torchattacks and foolbox on one model and the same images, in a process of its own.
+
+The libraries lie in a folder apart, .reference (see requirements-reference.in), which only this process has on its
+path. `attack_reference.py` starts it and keeps the score. Files are safetensors, JSON and plain .npz: no pickles.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import foolbox
+import numpy as np
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from benchmarks.small_detector import SmallDetector
+from robust.attacks.pgd import pgd
+from robust.attacks.threat import Linf
+from robust.models.checkpoint import load_blob
+from robust.models.detector import Architecture, empty_detector
+
+
+class TwoLogits(nn.Module):
+    """One logit z as the two that the libraries need, [0, z]: their cross-entropy and argmax are then exact."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logit = self.model(x)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+
+def run_ours(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return pgd(model, x, y, Linf(epsilon), steps=steps, step_size=step_size, generator=generator)
+
+
+def run_torchattacks(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    torch.manual_seed(seed)
+    return torchattacks.PGD(TwoLogits(model).eval(), eps=epsilon, alpha=step_size, steps=steps, random_start=True)(x, y)
+
+
+def run_foolbox(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    torch.manual_seed(seed)
+    attack = foolbox.attacks.LinfPGD(steps=steps, abs_stepsize=step_size, random_start=True)
+    wrapped = foolbox.PyTorchModel(TwoLogits(model).eval(), bounds=(0, 1), device=x.device)
+    return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilon)[1]
+
+
+LIBRARIES = {"ours": run_ours, "torchattacks": run_torchattacks, "foolbox": run_foolbox}
+
+
+def main(weights: str, task: str, images: str, result: str) -> None:
+    """Attack with every library at every epsilon of the task; write the perturbed images and the seconds taken.
+
+    Args: paths of model.safetensors, of the task (JSON), of x and y (.npz), and of the .npz to write.
+    """
+    settings = json.loads(Path(task).read_text())
+    model = load_model(Path(weights).read_bytes(), settings["architecture"])
+    with np.load(images, allow_pickle=False) as arrays:
+        x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+    batches = list(zip(x.split(settings["batch_size"]), y.split(settings["batch_size"])))
+    outcome = {}
+    for epsilon in settings["epsilons"]:
+        budget = {"epsilon": epsilon / 255, "steps": settings["steps"], "seed": settings["seed"]}
+        budget["step_size"] = 2.5 * budget["epsilon"] / budget["steps"]
+        for name, attack in LIBRARIES.items():
+            start = time.perf_counter()
+            perturbed = [attack(model, *pair, **budget) for pair in batches]
+            outcome[f"{name} {epsilon} seconds"] = np.array(time.perf_counter() - start)
+            outcome[f"{name} {epsilon}"] = torch.cat(perturbed).detach().numpy()
+    np.savez(result, **outcome)
+
+
+def load_model(weights: bytes, architecture: dict | None) -> nn.Module:
+    """The model in evaluation mode: a detector of that architecture, or the SmallDetector where there is none."""
+    model = empty_detector(Architecture(**architecture)) if architecture else SmallDetector()
+    load_blob(model, weights, None, "of the reference comparison")
+    return model.eval()

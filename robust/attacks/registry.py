@@ -1,0 +1,28 @@
+"""The attacks by the name that the config uses.
+
+A new attack is one file with one function of the signature below, and one line here. What else it takes is
+keyword-only with a default, so that every caller can call every attack alike.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robust.attacks.fgsm import fgsm
+from robust.attacks.pgd import pgd
+from robust.attacks.threat import Threat
+
+
+class Attack(Protocol):
+    """attack(model, x, y, threat, *, steps, generator) -> x_adv; the contract is in robust/attacks/__init__.py."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, steps: int, generator: torch.Generator | None
+    ) -> Tensor: ...
+
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": fgsm,
+    "pgd": pgd,
+}

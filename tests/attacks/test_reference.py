@@ -1,0 +1,41 @@
+"""Our PGD against the field's: at equal budget at least as strong as torchattacks' and foolbox's.
+
+ROBUST_REFERENCE_CHECKPOINT (a checkpoint folder) and ROBUST_REFERENCE_FACES (an .npz with x and y) add a real model.
+"""
+
+import os
+
+import pytest
+import torch
+
+from benchmarks.attack_reference import EPSILONS, LIBRARIES, compare, load_checkpoint_and_faces
+from benchmarks.small_detector import make_images
+
+pytestmark = pytest.mark.reference
+
+
+def assert_at_least_as_strong(rows, count):
+    by_epsilon = {epsilon: {row.library: row for row in rows if row.epsilon == epsilon} for epsilon in EPSILONS}
+    for epsilon, libraries in by_epsilon.items():
+        assert set(libraries) == set(LIBRARIES)
+        for row in libraries.values():
+            assert row.largest_change <= epsilon + 1e-3, row  # else the comparison is not at equal budget
+        theirs = min(libraries[name].robust_accuracy for name in ("torchattacks", "foolbox"))
+        assert libraries["ours"].robust_accuracy <= theirs + 1 / count + 1e-6, libraries
+    return by_epsilon
+
+
+@pytest.mark.parametrize("steps", [10, 40])
+def test_on_a_small_net(trained_detector, steps):
+    x, y = make_images(128, generator=torch.Generator().manual_seed(99))
+    by_epsilon = assert_at_least_as_strong(compare(trained_detector, x, y, steps=steps), len(x))
+    accuracies = [by_epsilon[epsilon]["torchattacks"].robust_accuracy for epsilon in EPSILONS]
+    assert accuracies[0] > 0.8 and accuracies[-1] < 0.5  # the comparison is where attacks can differ
+
+
+@pytest.mark.skipif("ROBUST_REFERENCE_CHECKPOINT" not in os.environ, reason="no ROBUST_REFERENCE_CHECKPOINT given")
+def test_on_a_saved_model():
+    model, x, y = load_checkpoint_and_faces(
+        os.environ["ROBUST_REFERENCE_CHECKPOINT"], os.environ["ROBUST_REFERENCE_FACES"]
+    )
+    assert_at_least_as_strong(compare(model, x, y, steps=10), len(x))
