@@ -1,0 +1,171 @@
+"""One video to face crops: read, decode, detect, follow the subject, crop, encode. Pure and in-process.
+
+`extract_video` is the whole of it. jobs/extract.py runs its two halves, `decode_source` and `faces_of`, on different
+machines; what passes between them are encoded crops wherever possible, because raw frames are a hundred times larger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from datetime import datetime, timezone
+
+import numpy as np
+import pyarrow.fs
+
+from robust.data.crop import crop_face, shrink
+from robust.data.faces import Face, FaceDetector
+from robust.data.rows import VideoRow
+from robust.data.shards import encode_image
+from robust.data.tracking import Track, choose_subject, link_tracks
+from robust.data.video import DecodedVideo, read_frames, unreadable
+from robust.storage import MissingObject, open_input
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A video file as it was found.
+
+    Args:
+        content: its bytes, or its local path: decoders read a local file themselves.
+        size: bytes.
+        version: the time of its last change; tells a replaced file from the one that was extracted.
+    """
+
+    content: bytes | str
+    size: int
+    version: str | None
+
+
+def frames_wanted(row: VideoRow, config) -> int:
+    """How many frames of this video `config` (ExtractConfig) asks for."""
+    return config.frames_test if row.split == "test" else config.frames_train
+
+
+def read_source(uri: str, storage_config) -> Source:
+    """Finds a video on disk, or fetches it from a bucket.
+
+    Raises:
+        MissingObject: it is not there.
+        UserError: the bucket cannot be reached or refuses.
+    """
+    filesystem, path = open_input(uri, storage_config)
+    info = filesystem.get_file_info(path)
+    version = info.mtime.astimezone(timezone.utc).isoformat() if isinstance(info.mtime, datetime) else None
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        return Source(path, os.path.getsize(path), version)
+    with filesystem.open_input_stream(path) as stream:
+        content = stream.read()
+    return Source(content, len(content), version)
+
+
+def decode_source(row: VideoRow, *, count: int, storage_config) -> tuple[DecodedVideo, Source | None]:
+    """The sampled frames of a video; whatever is wrong with the file is told in the DecodedVideo.
+
+    Raises:
+        UserError: storage cannot be reached: that says nothing about this video, and the job must not go on.
+    """
+    try:
+        source = read_source(row.uri, storage_config)
+    except MissingObject:
+        return unreadable("the file does not exist"), None
+    try:
+        return read_frames(source.content, count=count, name=row.video_id), source
+    except Exception as error:  # a decoder's surprise is this video's, not the other hundred thousand's
+        return unreadable(f"the decoder failed: {type(error).__name__}: {error}"[:300]), source
+
+
+def extract_video(row: VideoRow, config, detector: FaceDetector, *, storage_config, fingerprint: str) -> tuple[list[dict], dict]:
+    """Face crops and the status of one video.
+
+    Args:
+        config: an ExtractConfig.
+        detector: from `robust.data.faces.build_detector`.
+        storage_config: a StorageConfig, for videos in a bucket.
+        fingerprint: of the extraction settings, kept in the status row.
+    Returns:
+        (rows of FACE_SCHEMA, a row of STATUS_SCHEMA without its shard).
+    """
+    decoded, source = decode_source(row, count=frames_wanted(row, config), storage_config=storage_config)
+    return faces_of(row, decoded, config, detector, source=source, fingerprint=fingerprint)
+
+
+def faces_of(
+    row: VideoRow, decoded: DecodedVideo, config, detector: FaceDetector, *, source: Source | None, fingerprint: str
+) -> tuple[list[dict], dict]:
+    """The second half of `extract_video`: from frames to crops."""
+    subject = _subject(decoded.frames, detector)
+    faces = [_face_row(row, decoded, position, face, subject, config) for position, face in _by_frame(subject)]
+    status, reason = _judge(decoded, faces_found=len(faces))
+    return faces, {
+        **_labels(row),
+        "uri": row.uri,
+        "status": status,
+        "reason": reason,
+        "frames_asked": frames_wanted(row, config),
+        "frames_decoded": len(decoded.frames),
+        "frames_found": len(faces),
+        "shard": None,
+        "source_bytes": source.size if source else None,
+        "source_etag": source.version if source else None,
+        "fingerprint": fingerprint,
+    }
+
+
+def _subject(frames: np.ndarray, detector: FaceDetector) -> Track | None:
+    if len(frames) == 0:
+        return None
+    height, width = frames.shape[1:3]
+    detections = [[face for face in faces if _is_inside(face, height, width)] for faces in detector.detect(frames)]
+    return choose_subject(link_tracks(detections))
+
+
+def _is_inside(face: Face, height: int, width: int) -> bool:
+    """Whether the middle of the face is in the frame."""
+    x, y = (face.box[:2] + face.box[2:]) / 2
+    return bool(0 <= x < width and 0 <= y < height)
+
+
+def _by_frame(subject: Track | None) -> list[tuple[int, Face]]:
+    return sorted(subject.faces.items()) if subject is not None else []
+
+
+def _labels(row: VideoRow) -> dict:
+    return {
+        "video_id": row.video_id,
+        "dataset": row.dataset,
+        "method": row.method,
+        "label": row.label,
+        "identities": list(row.identities),
+        "split": row.split,
+    }
+
+
+def _face_row(row: VideoRow, decoded: DecodedVideo, position: int, face: Face, subject: Track, config) -> dict:
+    crop = crop_face(decoded.frames[position], face.box, margin=config.margin)
+    crop = shrink(crop, longer_side=config.max_crop)
+    return {
+        **_labels(row),
+        "frame_index": int(decoded.indices[position]),
+        "timestamp_s": float(decoded.timestamps_s[position]),
+        "box": face.box.tolist(),
+        "landmarks": face.landmarks.reshape(-1).tolist(),
+        "score": face.score,
+        "track": subject.number,
+        "image": encode_image(crop, image_format=config.image_format, jpeg_quality=config.jpeg_quality),
+        "height": crop.shape[0],
+        "width": crop.shape[1],
+    }
+
+
+def _judge(decoded: DecodedVideo, *, faces_found: int) -> tuple[str, str]:
+    """The status of a video and its reason, as in the status table."""
+    frames = len(decoded.frames)
+    if decoded.status == "unreadable":
+        return "unreadable", decoded.reason
+    if faces_found == 0:
+        damage = f"; {decoded.reason}" if decoded.reason else ""
+        return "no_face", f"no face in any of {frames} frames{damage}"
+    if decoded.status == "partial":
+        return "partial", decoded.reason
+    return "ok", "" if faces_found == frames else f"the subject's face in {faces_found} of {frames} frames"

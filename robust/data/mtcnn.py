@@ -1,0 +1,86 @@
+"""MTCNN, the face detector of the reference recipe, out of facenet-pytorch, which carries its weights.
+
+Source: Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks".
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+
+from robust.data.crop import shrink
+from robust.data.faces import Face
+
+BATCH_PIXELS = 16 * 640 * 640
+"""Detection takes so many pixels at a time, which bounds its memory whatever the video."""
+BORDER = 0.25
+"""Share of the longer side. With so much black around it, a face that fills the frame or is cut by its edge is found
+too: of 24 such frames MTCNN scores 12 at 0.9 or more without a border, 23 with it."""
+WINDOW = 12
+"""The first network looks at so many pixels a side: no smaller face can be found."""
+
+
+class MtcnnDetector:
+    """All frames of a video at once, shrunk, on a GPU where there is one."""
+
+    def __init__(self, *, min_score: float, min_face: int, detect_size: int, device: str | None = None):
+        """Args:
+        min_score: detections below this probability are dropped.
+        min_face: smallest height of a face, pixels of the frame.
+        detect_size: frames are shrunk to this longer side before detection.
+        device: None: a GPU where there is one.
+        """
+        self.min_score, self.min_face, self.detect_size = min_score, min_face, detect_size
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with torch.random.fork_rng(devices=[]):  # it draws weights before it loads its own
+            self.network = MTCNN(keep_all=True, select_largest=False, device=self.device).eval()
+
+    def detect(self, frames: np.ndarray) -> list[list[Face]]:
+        """See FaceDetector. Frames without a face get a second look with a border around them."""
+        small = shrink(frames, longer_side=self.detect_size)
+        scale = max(frames.shape[1:3]) / max(small.shape[1:3])
+        found = self._look(small, scale)
+        empty = [number for number, faces in enumerate(found) if not faces]
+        if empty:
+            border = round(BORDER * max(small.shape[1:3]))
+            around = ((0, 0), (border, border), (border, border), (0, 0))
+            for number, faces in zip(empty, self._look(np.pad(small[empty], around), scale)):
+                found[number] = [_moved(face, -border * scale) for face in faces]
+        return found
+
+    def _look(self, frames: np.ndarray, scale: float) -> list[list[Face]]:
+        """Faces of shrunk frames, in pixels of the frames before they were shrunk by `scale`."""
+        if min(frames.shape[1:3]) < WINDOW:
+            return [[] for _ in frames]
+        self.network.min_face_size = max(self.min_face / scale, WINDOW)
+        step = max(1, BATCH_PIXELS // (frames.shape[1] * frames.shape[2]))
+        found = []
+        for start in range(0, len(frames), step):
+            with _full_precision(self.device):
+                answer = self.network.detect(frames[start:start + step], landmarks=True)
+            found += [self._faces(*one, scale) for one in zip(*answer)]
+        return found
+
+    def _faces(self, boxes, scores, landmarks, scale: float) -> list[Face]:
+        if boxes is None:
+            return []
+        faces = [Face(np.asarray(box, np.float32) * scale, float(score), np.asarray(points, np.float32) * scale)
+                 for box, score, points in zip(boxes, scores, landmarks)]
+        return [face for face in faces if face.score >= self.min_score and face.height >= self.min_face]
+
+
+def _moved(face: Face, pixels: float) -> Face:
+    return Face(face.box + np.float32(pixels), face.score, face.landmarks + np.float32(pixels))
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device):
+    """On a GPU, convolutions in full float32, so that the same frames give the same faces on every machine."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

@@ -1,0 +1,295 @@
+"""Face shards: what extraction writes and everything after it reads.
+
+A shard is two Parquet objects in `<run>/faces/<dataset>/`: `<key>.parquet` with one row a face crop, and
+`<key>.status.parquet` with one row a video. The crops are written first; the status table is the commit. Readers start
+from the status tables, so crops without one (a job was killed in between) are never seen, and the same key is simply
+written again. The key is a hash of the videos and the extraction settings: the same work always lands on the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from robust.errors import UserError
+
+STATUSES = ("ok", "partial", "no_face", "unreadable")
+STATUS_SUFFIX = ".status.parquet"
+ROWS_OF_A_GROUP = 256
+READ_THREADS = 8
+
+FACE_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("dataset", pa.string()),
+        ("frame_index", pa.int32()),  # of the frame in its video, from 0
+        ("timestamp_s", pa.float64()),
+        ("box", pa.list_(pa.float32(), 4)),  # x0, y0, x1, y1 of the detected face, pixels of the frame
+        ("landmarks", pa.list_(pa.float32(), 10)),  # x, y of left eye, right eye, nose, left and right mouth corner
+        ("score", pa.float32()),
+        ("track", pa.int32()),
+        ("label", pa.int8()),
+        ("method", pa.string()),
+        ("identities", pa.list_(pa.string())),
+        ("split", pa.string()),
+        ("image", pa.large_binary()),  # the encoded crop; 64-bit offsets, because a table of them passes 2 GiB
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+
+STATUS_SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("dataset", pa.string()),
+        ("method", pa.string()),
+        ("label", pa.int8()),
+        ("identities", pa.list_(pa.string())),
+        ("split", pa.string()),
+        ("status", pa.string()),  # one of STATUSES
+        ("reason", pa.string()),  # "" for an undamaged video with a face in every frame asked for
+        ("frames_asked", pa.int32()),
+        ("frames_decoded", pa.int32()),
+        ("frames_found", pa.int32()),  # frames with the subject's face
+        ("shard", pa.string()),  # the shard's key, as in face_key and status_key
+        ("source_bytes", pa.int64()),
+        ("source_etag", pa.string()),  # or the time of last change; null where not known
+        ("fingerprint", pa.string()),  # of the extraction settings
+    ]
+)
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def encode_image(image: np.ndarray, *, image_format: str = "png", jpeg_quality: int = 95) -> bytes:
+    """Encodes (H, W, 3) uint8 RGB as png or webp (both lossless) or jpeg (4:4:4, quality 95 or more)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"an image is (H, W, 3) uint8 and not empty, got {image.shape} {image.dtype}")
+    if image_format == "jpeg" and jpeg_quality < 95:
+        raise ValueError(f"jpeg_quality is {jpeg_quality}; crops keep fine traces only at 95 or more")
+    options = {
+        "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+        "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # above 100 means lossless
+        "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality,
+                          cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
+    }
+    if image_format not in options:
+        raise ValueError(f"image_format is {image_format!r}, must be one of {', '.join(options)}")
+    extension, parameters = options[image_format]
+    encoded, buffer = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
+    if not encoded:
+        raise ValueError(f"an image of shape {image.shape} could not be encoded as {image_format}")
+    return buffer.tobytes()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """Decodes a png, jpeg or webp to (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: the bytes are not such an image.
+    """
+    buffer = np.frombuffer(data, np.uint8)
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+    if image is None:
+        raise ValueError(f"{len(buffer)} bytes are not an image that can be decoded")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def shard_key(dataset: str, video_ids: Iterable[str], fingerprint: str) -> str:
+    """The name of the shard of these videos, "<dataset>/<16 hex digits>", whatever their order."""
+    text = json.dumps([fingerprint, sorted(video_ids)])
+    return f"{dataset}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def face_key(run: str, shard: str) -> str:
+    return f"{run}/faces/{shard}.parquet"
+
+
+def status_key(run: str, shard: str) -> str:
+    return f"{run}/faces/{shard}{STATUS_SUFFIX}"
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_shard(
+    storage, run: str, shard: str, faces: Sequence[Mapping] | pa.Table, statuses: Sequence[Mapping] | pa.Table
+) -> None:
+    """Writes the crops of some videos, then the status table that makes them visible.
+
+    Args:
+        shard: from `shard_key`.
+        faces: rows of FACE_SCHEMA.
+        statuses: rows of STATUS_SCHEMA, one a video; `shard` is filled in here.
+    Raises:
+        ValueError: crops of a video without a status row, or counts that disagree with the crops.
+    """
+    faces = _as_table(faces, FACE_SCHEMA).sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
+    statuses = _as_table(statuses, STATUS_SCHEMA).sort_by("video_id")
+    _require_consistent(faces, statuses, shard)
+    column = statuses.schema.get_field_index("shard")
+    statuses = statuses.set_column(column, "shard", pa.array([shard] * len(statuses), pa.string()))
+    storage.write_bytes(face_key(run, shard), _parquet(faces))
+    storage.write_bytes(status_key(run, shard), _parquet(statuses))
+
+
+def delete_shard(storage, run: str, shard: str) -> None:
+    """Takes a shard back: first the commit, then the crops."""
+    storage.delete(status_key(run, shard))
+    storage.delete(face_key(run, shard))
+
+
+def _as_table(rows: Sequence[Mapping] | pa.Table, schema: pa.Schema) -> pa.Table:
+    if isinstance(rows, pa.Table):
+        return rows.select(schema.names).cast(schema)
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _require_consistent(faces: pa.Table, statuses: pa.Table, shard: str) -> None:
+    known = statuses.column("video_id").to_pylist()
+    if len(set(known)) != len(known):
+        raise ValueError(f"shard {shard}: a video has two status rows")
+    unknown = set(statuses.column("status").to_pylist()) - set(STATUSES)
+    if unknown:
+        raise ValueError(f"shard {shard}: unknown status {', '.join(map(repr, unknown))}")
+    frames: dict[str, set] = {video_id: set() for video_id in known}
+    for video_id, index in zip(faces.column("video_id").to_pylist(), faces.column("frame_index").to_pylist()):
+        if video_id not in frames:
+            raise ValueError(f"shard {shard}: crops of {video_id}, which has no status row")
+        frames[video_id].add(index)
+    for video_id, found in zip(known, statuses.column("frames_found").to_pylist()):
+        if len(frames[video_id]) != found:
+            raise ValueError(f"shard {shard}: {video_id} has faces in {len(frames[video_id])} frames, not in {found}")
+
+
+def _parquet(table: pa.Table) -> bytes:
+    """The same table always gives the same bytes; statistics only where readers filter."""
+    sink = pa.BufferOutputStream()
+    images = {"image": "NONE"} if "image" in table.column_names else {}
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=ROWS_OF_A_GROUP,
+        compression={name: images.get(name, "ZSTD") for name in table.column_names},
+        use_dictionary=[name for name in ("video_id", "dataset", "method", "split", "status") if name in table.column_names],
+        write_statistics=[name for name in ("video_id", "split", "frame_index") if name in table.column_names],
+    )
+    return sink.getvalue().to_pybytes()
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def read_status(storage, run: str) -> pa.Table:
+    """One row a video of everything extracted in this run, ordered by video_id; empty before extraction.
+
+    A video in two shards (two jobs at once) is counted once, in the shard whose key comes first.
+    """
+    keys = [key for key in storage.list(f"{run}/faces") if key.endswith(STATUS_SUFFIX)]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        tables = list(pool.map(storage.read_table, keys))
+    table = pa.concat_tables([STATUS_SCHEMA.empty_table(), *(_as_table(one, STATUS_SCHEMA) for one in tables)])
+    table = table.sort_by([("video_id", "ascending"), ("shard", "ascending")])
+    video_ids = table.column("video_id").to_pylist()
+    first = [i for i, video_id in enumerate(video_ids) if i == 0 or video_id != video_ids[i - 1]]
+    return table.take(pa.array(first, pa.int64())) if len(first) < len(video_ids) else table
+
+
+def videos_by_shard(status: pa.Table, *, split: str | None = None) -> dict[str, list[str]]:
+    """The shards that hold faces (of one split), by key in order, with the videos to read from each."""
+    shards: dict[str, list[str]] = {}
+    columns = (status.column(name).to_pylist() for name in ("shard", "video_id", "split", "frames_found"))
+    for shard, video_id, video_split, found in zip(*columns):
+        if found and split in (None, video_split):
+            shards.setdefault(shard, []).append(video_id)
+    return {shard: shards[shard] for shard in sorted(shards)}
+
+
+def read_faces(
+    storage,
+    run: str,
+    *,
+    split: str | None = None,
+    columns: Sequence[str] | None = None,
+    max_frames_per_video: int | None = None,
+) -> pa.Table:
+    """The face crops of a run as one table, ordered by (video_id, frame_index).
+
+    Args:
+        split: only this one; shards without it are not opened, row groups without it not fetched.
+        columns: of FACE_SCHEMA, in this order; None: all.
+        max_frames_per_video: at most so many frames of each video, spread evenly over those with a face.
+    Raises:
+        UserError: a shard that a status table names is gone.
+    """
+    wanted = list(FACE_SCHEMA.names if columns is None else columns)
+    unknown = [name for name in wanted if name not in FACE_SCHEMA.names]
+    if unknown:
+        raise ValueError(f"face shards have no columns {', '.join(unknown)}; they have {', '.join(FACE_SCHEMA.names)}")
+    shards = videos_by_shard(read_status(storage, run), split=split)
+    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
+
+    def read(item):
+        shard, video_ids = item
+        return read_shard(storage, run, shard, video_ids, columns=needed, max_frames_per_video=max_frames_per_video)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        tables = list(pool.map(read, shards.items()))
+    empty = pa.schema([FACE_SCHEMA.field(name) for name in needed]).empty_table()
+    table = pa.concat_tables([empty, *tables])
+    order = pc.sort_indices(table.select(["video_id", "frame_index"]),
+                            sort_keys=[("video_id", "ascending"), ("frame_index", "ascending")])
+    return table.select(wanted).take(order)
+
+
+def read_shard(
+    storage,
+    run: str,
+    shard: str,
+    video_ids: Sequence[str],
+    *,
+    columns: Sequence[str] | None = None,
+    max_frames_per_video: int | None = None,
+) -> pa.Table:
+    """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`)."""
+    wanted = list(FACE_SCHEMA.names if columns is None else columns)
+    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
+    filesystem, path = storage.arrow(face_key(run, shard))
+    try:
+        table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False,
+                              filters=pc.field("video_id").isin(list(video_ids)))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"face shard {storage.uri(face_key(run, shard))} cannot be read ({error}); "
+            f"delete its status table {status_key(run, shard)} and run jobs.extract again"
+        ) from error
+    if max_frames_per_video is not None:
+        table = table.take(pa.array(_evenly(table, max_frames_per_video), pa.int64()))
+    return table.select(wanted)
+
+
+def _evenly(table: pa.Table, count: int) -> list[int]:
+    """Row numbers of at most `count` frames of each video, the centres of `count` equal parts of its frames."""
+    rows: dict[str, dict[int, list[int]]] = {}
+    pairs = zip(table.column("video_id").to_pylist(), table.column("frame_index").to_pylist())
+    for row, (video_id, frame) in enumerate(pairs):
+        rows.setdefault(video_id, {}).setdefault(frame, []).append(row)
+    kept = []
+    for frames in rows.values():
+        ordered = sorted(frames)
+        parts = min(count, len(ordered))
+        kept += [row for i in range(parts) for row in frames[ordered[(2 * i + 1) * len(ordered) // (2 * parts)]]]
+    return kept

@@ -1,0 +1,165 @@
+"""Frames out of sound, damaged, rotated and impossible files."""
+
+import numpy as np
+import pytest
+
+from robust.data import video
+from robust.data.video import read_frames, read_image, uniform_indices
+from tests import clips
+
+
+def read(data, count=8):
+    return read_frames(data, count=count, name="clip")
+
+
+@pytest.fixture
+def without_decord(monkeypatch):
+    monkeypatch.setattr(video, "DECORD_CODECS", ())
+
+
+def test_indices_are_the_centres_of_equal_parts():
+    assert uniform_indices(40, 8).tolist() == [2, 7, 12, 17, 22, 27, 32, 37]
+    assert uniform_indices(10, 3).tolist() == [1, 5, 8]
+    assert uniform_indices(7, 1).tolist() == [3]
+    for total in range(1, 60):
+        for count in range(1, 30):
+            indices = uniform_indices(total, count)
+            parts = min(total, count)
+            centres = (np.arange(parts) + 0.5) * total / parts
+            assert len(set(indices)) == parts
+            assert np.all(indices <= centres + 1e-9) and np.all(centres < indices + 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"codec": "libx265"},
+        {"container": "webm", "codec": "libvpx"},
+        {"container": "webm", "codec": "libvpx-vp9"},
+        {"container": "mkv"},
+        {"container": "avi", "codec": "mpeg4"},
+        {"container": "mp4", "codec": "mpeg4"},
+    ],
+    ids=lambda options: "-".join(options.values()) or "mp4",
+)
+def test_the_frames_asked_for_come_upright_in_order_with_their_times(options):
+    decoded = read(clips.counting(40, **options))
+    assert (decoded.status, decoded.reason) == ("ok", "")
+    assert decoded.frames.shape == (8, 64, 96, 3) and decoded.frames.dtype == np.uint8
+    assert decoded.indices.tolist() == clips.numbers(decoded.frames) == [2, 7, 12, 17, 22, 27, 32, 37]
+    assert np.allclose(decoded.timestamps_s, decoded.indices / clips.FPS, atol=2e-3)
+    assert decoded.frames[:, :8, :12].min() > 220  # the white corner is where it was
+
+
+def test_mpeg4_in_avi_does_not_go_through_decord(monkeypatch):
+    # decord 0.6.0 returns frames of other moments for these, without an error.
+    monkeypatch.setattr(video.decord, "VideoReader", lambda *_, **__: pytest.fail("decord was asked"))
+    assert read(clips.counting(20, container="avi", codec="mpeg4")).status == "ok"
+
+
+def test_both_decoders_agree_to_the_pixel(monkeypatch):
+    for data in [clips.noisy(30), clips.rotated(clips.noisy(30), 90), clips.noisy(30, container="webm", codec="libvpx")]:
+        by_decord = read(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(video, "DECORD_CODECS", ())
+            by_av = read(data)
+        assert np.array_equal(by_decord.frames, by_av.frames)
+        assert np.array_equal(by_decord.indices, by_av.indices)
+        assert np.allclose(by_decord.timestamps_s, by_av.timestamps_s, atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("decoder", ["decord", "av"])
+def test_rotation_is_applied(degrees, decoder, monkeypatch):
+    if decoder == "av":
+        monkeypatch.setattr(video, "DECORD_CODECS", ())
+    decoded = read(clips.rotated(clips.counting(10), degrees))
+    assert decoded.frames.shape[1:3] == ((64, 96) if degrees == 180 else (96, 64))
+    upright = np.rot90(decoded.frames, degrees // 90, axes=(1, 2))  # a player turns clockwise by the matrix's angle
+    assert upright[:, :8, :12].min() > 220 and upright[:, -8:, -12:].max() < 200
+
+
+def test_a_path_and_bytes_give_the_same(tmp_path):
+    data = clips.noisy(12)
+    path = tmp_path / "a clip.mp4"
+    path.write_bytes(data)
+    assert np.array_equal(read(path).frames, read(data).frames)
+
+
+@pytest.mark.parametrize("decoder", ["decord", "av"])
+def test_a_short_clip_gives_each_of_its_frames_once(decoder, monkeypatch):
+    if decoder == "av":
+        monkeypatch.setattr(video, "DECORD_CODECS", ())
+    decoded = read(clips.counting(3))
+    assert decoded.status == "ok" and clips.numbers(decoded.frames) == [0, 1, 2]
+
+
+def test_odd_sizes_and_full_colour_resolution():
+    decoded = read(clips.counting(10, height=61, width=97, pixels="yuv444p"))
+    assert decoded.status == "ok" and decoded.frames.shape == (8, 61, 97, 3)
+
+
+@pytest.mark.parametrize("share", [0.99, 0.6, 0.3])
+def test_a_truncated_file_gives_its_good_frames_and_says_so(share):
+    data = clips.noisy(40)
+    whole = read(data, count=40).frames
+    decoded = read(data[: int(share * len(data))])
+    assert decoded.status == "partial" and "of about 40 frames are good" in decoded.reason
+    assert 1 <= len(decoded.frames) <= 8
+    assert decoded.indices[-1] < 40 * share
+    for image, index in zip(decoded.frames, decoded.indices):
+        assert np.array_equal(image, whole[index])
+
+
+def test_a_truncated_webm_whose_decoder_does_not_complain_is_partial_too():
+    data = clips.noisy(40, container="webm", codec="libvpx")
+    decoded = read(data[: len(data) // 2])
+    assert decoded.status == "partial" and decoded.reason.startswith("cut off: ends at")
+    assert 0 < len(decoded.frames) and decoded.timestamps_s[-1] < 1.5
+
+
+def test_frames_that_depend_on_damaged_ones_are_left_out():
+    data = bytearray(clips.noisy(40))
+    middle = len(data) // 2
+    data[middle:middle + 600] = np.random.default_rng(0).bytes(600)
+    decoded = read(bytes(data), count=40)
+    assert decoded.status == "partial" and "damaged" in decoded.reason
+    assert 10 <= len(decoded.frames) < 40
+    shown = clips.numbers(decoded.frames)
+    assert shown == sorted(shown) and shown[0] == 0 and shown[-1] == 39
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file (0 bytes)"),
+        (np.random.default_rng(0).bytes(5000), "not a video, or its header is lost"),
+        (b"<html>Sign in to continue</html>" * 20, "not a video, or its header is lost"),
+        (clips.audio_only(), "no video stream: audio only"),
+    ],
+    ids=["empty", "garbage", "html", "audio"],
+)
+def test_what_is_no_video_is_unreadable_with_a_reason(data, reason):
+    decoded = read(data)
+    assert decoded.status == "unreadable" and reason in decoded.reason
+    assert decoded.frames.shape[0] == len(decoded.indices) == len(decoded.timestamps_s) == 0
+
+
+def test_a_lost_index_a_missing_file_and_a_folder_are_unreadable(tmp_path):
+    data = clips.noisy(10)
+    assert read(data[: data.index(b"mdat")][:300]).status == "unreadable"
+    assert read(tmp_path / "gone.mp4").reason == "cannot be read: No such file or directory"
+    assert read(tmp_path).status == "unreadable"
+
+
+def test_read_image(tmp_path):
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    path = tmp_path / "face.png"
+    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    assert np.array_equal(read_image(path), image) and np.array_equal(read_image(path.read_bytes()), image)
+    for bad in (b"", b"not an image", tmp_path / "gone.png"):
+        with pytest.raises(video.UnreadableVideo):
+            read_image(bad)
