@@ -1,0 +1,41 @@
+"""Augmentation of face crops, by albumentations, at the model's input size so that an artefact's scale is fixed.
+
+weak:   JPEG compression, Gaussian noise, Gaussian blur, horizontal flip (the reference's, in the units of albumentations 2)
+strong: weak, and padding, colour, grey, shift, scale and rotation (the reference's second set)
+Each crop has its own seed, so that the result does not depend on the worker or the order.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from robust.config import AugmentConfig
+
+Augmentation = Callable[[np.ndarray, int], np.ndarray]
+
+
+def build_augmentation(config: AugmentConfig) -> Augmentation | None:
+    """A function of (uint8 RGB (H, W, 3), seed) to the same shape and dtype; None for level none."""
+    if config.level == "none":
+        return None
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its newest version at import
+    import albumentations as A
+
+    low, high = (value / 255 for value in config.noise_std)
+    weak = [
+        A.ImageCompression(quality_range=config.jpeg_quality, compression_type="jpeg", p=config.jpeg_probability),
+        A.GaussNoise(std_range=(low, high), p=config.noise_probability),
+        A.GaussianBlur(blur_limit=(3, config.blur_kernel), sigma_limit=(0.5, 1.1), p=config.blur_probability),
+        A.HorizontalFlip(p=config.flip_probability),
+    ]
+    colour = A.OneOf([A.RandomBrightnessContrast(), A.FancyPCA(), A.HueSaturationValue()], p=0.7)
+    geometry = A.Affine(scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), rotate=(-10, 10), border_mode=0, p=0.5)
+    pipeline = A.Compose(weak if config.level == "weak" else [*weak, colour, A.ToGray(p=0.2), geometry])
+
+    def augment(image: np.ndarray, seed: int) -> np.ndarray:
+        pipeline.set_random_seed(seed % 2**32)
+        return pipeline(image=image)["image"]
+
+    return augment

@@ -1,0 +1,92 @@
+"""Face crops of one split, ready for a training loop: decoded and resized once if they fit in memory."""
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from robust.data.augment import Augmentation
+from robust.data.inputs import resize_one
+
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes up to which a worker keeps decoded crops; above, it keeps the encoded ones and decodes each time it draws one."""
+
+
+@dataclass
+class CropSet:
+    """
+    Attributes:
+        labels: (N,) int64, 1 = fake.
+        video_ids, methods: (N,) str arrays.
+        size: model input size, pixels.
+        pixels: (N, size, size, 3) uint8, or None when only the encoded images are kept.
+        encoded: N encoded images, or None.
+    """
+
+    labels: np.ndarray
+    video_ids: np.ndarray
+    methods: np.ndarray
+    size: int
+    pixels: np.ndarray | None = None
+    encoded: list[bytes] | None = None
+
+    @classmethod
+    def from_table(cls, table, size: int) -> CropSet:
+        """From the rows of face shards (robust/data/shards.py), in their order."""
+        from robust.data.shards import decode_image
+
+        blobs = table.column("image").to_pylist()
+        facts = dict(
+            labels=table.column("label").to_numpy().astype(np.int64),
+            video_ids=np.array(table.column("video_id").to_pylist(), dtype=object),
+            methods=np.array(table.column("method").to_pylist(), dtype=object),
+            size=size,
+        )
+        if len(blobs) * size * size * 3 > MEMORY_LIMIT:
+            return cls(**facts, encoded=blobs)
+        pixels = np.empty((len(blobs), size, size, 3), np.uint8)
+        for i, blob in enumerate(blobs):
+            pixels[i] = resize_one(decode_image(blob), size)
+        return cls(**facts, pixels=pixels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        if self.pixels is not None:
+            return self.pixels[index]
+        from robust.data.shards import decode_image
+
+        return resize_one(decode_image(self.encoded[index]), self.size)
+
+    def batch(self, indices: np.ndarray, seeds: np.ndarray | None = None, augment: Augmentation | None = None) -> np.ndarray:
+        """(len(indices), size, size, 3) uint8, augmented with each crop's own seed."""
+        if augment is None:
+            return np.stack([self.image(i) for i in indices])
+        return np.stack([augment(self.image(i), int(seed)) for i, seed in zip(indices, seeds, strict=True)])
+
+    def evenly_over_videos(self, count: int) -> np.ndarray:
+        """Indices of at most `count` crops, half real and half fake where there are enough of both.
+
+        Of each label one crop of each video, then a second of each, until enough; the last round is spread over all videos.
+        """
+        turns: dict[str, int] = defaultdict(int)
+        turn = np.empty(len(self), int)
+        for i, video in enumerate(self.video_ids):
+            turn[i] = turns[video]
+            turns[video] += 1
+        real, fake = (np.flatnonzero(self.labels == label) for label in (0, 1))
+        reals = min(len(real), max(count // 2, count - len(fake)))
+        return np.sort(np.concatenate([_spread(real, turn, reals), _spread(fake, turn, count - reals)]))
+
+
+def _spread(indices: np.ndarray, turn: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of `indices`: whole rounds in the order of their turn, the last one at even distances."""
+    chosen = [np.empty(0, int)]
+    for number in np.unique(turn[indices]):
+        there = indices[turn[indices] == number]
+        take = min(len(there), count - sum(map(len, chosen)))
+        chosen.append(there[np.arange(take) * len(there) // max(1, take)])
+    return np.concatenate(chosen)

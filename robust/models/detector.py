@@ -1,0 +1,96 @@
+"""A detector: pixels in [0, 1] go in, one logit an image comes out, positive for fake.
+
+Normalisation is the first layer, so that an attack, training and deployment differentiate and run the same function.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import timm
+import torch
+from torch import nn
+
+from robust.config import ModelConfig
+from robust.errors import ConfigError
+from robust.models.activations import swap_activations
+from robust.models.meso_inception import MesoInception4
+from robust.models.weights import load_weights
+
+OWN_MODELS: dict[str, Callable[[], nn.Module]] = {"meso_inception4": MesoInception4}
+"""Backbones that timm does not have; each maps normalised images to (N, 1) and carries `pretrained_cfg`."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that is needed to build the network again; stored in the card."""
+
+    name: str
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    activation: str | None
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+
+class Detector(nn.Module):
+    """Normalise, backbone, one logit.
+
+    Args:
+        x: (N, 3, input_size, input_size) RGB in [0, 1].
+    Returns:
+        (N,) logits, fake > 0.
+    """
+
+    def __init__(self, backbone: nn.Module, architecture: Architecture):
+        super().__init__()
+        self.backbone = backbone
+        self.architecture = architecture
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def input_size(self) -> int:
+        return self.architecture.input_size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.backbone((x - self.mean) / self.std).squeeze(1)
+
+
+def build_detector(config: ModelConfig, *, storage=None) -> tuple[Detector, str]:
+    """A new detector with the weights that `config.weights` asks for.
+
+    Returns:
+        the detector and a line for the card that says where its weights came from.
+    """
+    backbone = _backbone(config.name, config.input_size)
+    source = load_weights(backbone, config, storage=storage)
+    if config.activation is not None:
+        swap_activations(backbone, config.activation)
+    mean, std = _statistics(backbone)
+    return Detector(backbone, Architecture(config.name, config.input_size, mean, std, config.activation)), source
+
+
+def empty_detector(architecture: Architecture) -> Detector:
+    """The network of a card, with random weights that a checkpoint then replaces."""
+    backbone = _backbone(architecture.name, architecture.input_size)
+    if architecture.activation is not None:
+        swap_activations(backbone, architecture.activation)
+    return Detector(backbone, architecture)
+
+
+def _backbone(name: str, input_size: int) -> nn.Module:
+    if name in OWN_MODELS:
+        return OWN_MODELS[name]()
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[-1]}*")[:5]
+        raise ConfigError(f"model.name: {name!r} is neither a timm model nor one of {sorted(OWN_MODELS)}; near: {close}")
+    keywords = {"img_size": input_size} if name.startswith(("vit_", "deit", "swin", "eva")) else {}
+    return timm.create_model(name, pretrained=False, num_classes=1, **keywords)
+
+
+def _statistics(backbone: nn.Module) -> tuple[tuple, tuple]:
+    config = backbone.pretrained_cfg
+    return tuple(config["mean"]), tuple(config["std"])

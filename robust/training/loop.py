@@ -1,0 +1,187 @@
+"""The training loop: augment -> attack the augmented crop -> loss on it plus the Lipschitz term -> step.
+
+Plain torch: jobs/train.py runs it in Ray Train workers, jobs/tune.py in trials, tests in-process. Baseline and defended are the same
+loop; the baseline's epsilon and Lipschitz weight are 0.
+"""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from robust.config import RecipeConfig, TrainConfig
+from robust.data.augment import Augmentation
+from robust.data.crops import CropSet
+from robust.data.inputs import to_tensor
+from robust.data.order import draw_seeds, epoch_batches
+from robust.errors import UserError
+from robust.training.averaging import WeightAverage
+from robust.training.modes import set_training
+from robust.training.objective import Objective
+from robust.training.recipes import recipe_named
+from robust.training.schedule import cosine_rate, rising_epsilon
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True)
+class Place:
+    """This worker among all of them, and its device."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+    loader_threads: int = 0
+
+
+@dataclass
+class Training:
+    """All that changes while a model trains; what a checkpoint must hold to go on."""
+
+    network: nn.Module
+    objective: nn.Module  # the network in its objective, wrapped for DDP where there are several workers
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    epoch: int = 0  # epochs finished
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is validated, saved and attacked: the average where there is one."""
+        return self.network if self.average is None else self.average.network
+
+
+@dataclass
+class EpochFigures:
+    """Means over an epoch's steps on this worker; seconds are wall time."""
+
+    epoch: int
+    steps: int
+    losses: dict[str, float]
+    learning_rate: float
+    epsilon: float
+    seconds: float
+    images_per_second: float
+    data_wait_share: float
+    examples: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+
+
+def start_training(
+    network: nn.Module, settings: TrainConfig, recipe: RecipeConfig, *, device: torch.device, wrap: Callable[[nn.Module], nn.Module] = lambda m: m
+) -> Training:
+    """A training that has done no step yet. `wrap` turns the objective into its distributed form."""
+    network = network.to(device, memory_format=torch.channels_last)
+    rate = recipe.learning_rate or settings.learning_rate
+    extra = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
+    optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), lr=rate, weight_decay=settings.weight_decay, **extra)
+    average = WeightAverage(network, settings.ema_decay) if settings.ema_decay > 0 else None
+    return Training(network, wrap(Objective(network, recipe)), optimizer, average)
+
+
+def train_epoch(
+    training: Training, crops: CropSet, settings: TrainConfig, recipe: RecipeConfig, augment: Augmentation | None,
+    *, seed: int, place: Place, progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> EpochFigures:
+    """One pass over the crops; moves `training` one epoch on.
+
+    Raises:
+        UserError: the loss is not a finite number (tells the epoch, the step and its crops).
+    """
+    epoch = training.epoch
+    batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch, balance=settings.balance)
+    steps, total = len(batches), len(batches) * recipe.epochs
+    perturb = recipe_named(recipe.recipe)
+    sums: dict[str, torch.Tensor] = {}
+    finite = torch.zeros((), device=place.device)
+    waited, started = 0.0, time.perf_counter()
+    rate = epsilon = 0.0
+    set_training(training.network, batch_norm=settings.batch_norm)
+    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, batch_size=settings.batch_size)
+    for step in range(steps):
+        before = time.perf_counter()
+        indices, x, y = next(feed)
+        waited += time.perf_counter() - before
+        now = epoch * steps + step
+        rate = cosine_rate(
+            now, total=total, highest=recipe.learning_rate or settings.learning_rate, lowest=settings.min_learning_rate, warmup=settings.warmup_steps
+        )
+        epsilon = rising_epsilon(now, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
+        with _own_draws(seed, now, place):
+            terms, adversarial = _step(training, x, y, settings, recipe, perturb, rate=rate, epsilon=epsilon, seed=seed, now=now)
+        finite += terms["total"].isfinite()
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value
+        progress(step + 1, steps)
+    losses = {name: float(value) / steps for name, value in sums.items()}
+    if int(finite) < steps:  # from that step on the weights are no numbers, so it is the first
+        step = int(finite)
+        videos = sorted(set(crops.video_ids[batches[step, place.rank::place.world]]))
+        raise UserError(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
+                        "lower the learning rate or epsilon")
+    training.epoch += 1
+    seconds = time.perf_counter() - started
+    drawn = steps * settings.batch_size
+    examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
+    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples)
+
+
+@contextmanager
+def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
+    """Dropout draws that depend on the step and the worker alone, so that a resumed run repeats them."""
+    devices = [place.device] if place.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(((seed * 1_000_003 + now) * 1024 + place.rank) % 2**63)
+        yield
+
+
+def _step(training, x, y, settings, recipe, perturb, *, rate, epsilon, seed, now):
+    """Attack, one forward and backward of the objective, one update. Nothing here waits for the device."""
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    half = settings.precision == "bfloat16"
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + now)
+        adversarial = perturb(training.network, x, y, recipe.attack, epsilon=epsilon, generator=generator)
+        terms = training.objective(x, adversarial, y)
+    training.optimizer.zero_grad(set_to_none=True)
+    terms["total"].backward()
+    if settings.gradient_clip is not None:
+        nn.utils.clip_grad_norm_(training.network.parameters(), settings.gradient_clip)
+    training.optimizer.step()
+    if training.average is not None:
+        training.average.update(training.network)
+    return {name: value.detach() for name, value in terms.items()}, adversarial
+
+
+def _feed(
+    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, batch_size: int
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """This worker's part of each batch: indices, (N, 3, S, S) pixels and (N,) labels; made ahead in a thread."""
+
+    def make(step: int):
+        places = np.arange(place.rank, batch_size, place.world)
+        indices = batches[step][places]
+        seeds = draw_seeds(epoch, step, places, seed=seed, batch_size=batch_size)
+        x = to_tensor(crops.batch(indices, seeds, augment))
+        return indices, x, torch.from_numpy(crops.labels[indices])
+
+    def moved(item):
+        indices, x, y = item
+        return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y.to(place.device, non_blocking=True)
+
+    if place.loader_threads == 0:
+        yield from (moved(make(step)) for step in range(len(batches)))
+        return
+    # One thread: albumentations keeps its random state in the pipeline object. OpenCV releases the interpreter lock.
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(make, step) for step in range(min(4, len(batches)))]
+        for step in range(len(batches)):
+            item = ahead.pop(0).result()
+            if step + 4 < len(batches):
+                ahead.append(pool.submit(make, step + 4))
+            yield moved(item)

@@ -1,0 +1,96 @@
+"""One training run of one model, epoch by epoch: the part that Ray Train workers, tune trials and tests share."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from robust.config import Config, RecipeConfig, ValidationConfig
+from robust.data.augment import build_augmentation
+from robust.data.crops import CropSet
+from robust.data.shards import read_faces
+from robust.errors import UserError
+from robust.models.checkpoint import load_checkpoint
+from robust.models.detector import Detector, build_detector
+from robust.training.loop import EpochFigures, Place, Training, start_training, train_epoch
+from robust.training.state import load_state
+from robust.training.validation import validate
+
+COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
+
+
+@dataclass
+class Crops:
+    train: CropSet
+    validation: CropSet
+    validates_on_training: bool
+    """True in use-everything mode: no identity is left for validation, so its figures and threshold are optimistic."""
+
+
+def load_crops(config: Config, storage) -> Crops:
+    """The run's training and validation crops.
+
+    Raises:
+        UserError: a split is empty or lacks a class.
+    """
+    size = config.model.input_size
+    train = CropSet.from_table(read_faces(storage, config.run.name, split="train", columns=COLUMNS), size)
+    _require_both_labels(train, "train")
+    if config.data.splits.use_everything:
+        return Crops(train, train, True)
+    validation = CropSet.from_table(read_faces(storage, config.run.name, split="val", columns=COLUMNS), size)
+    _require_both_labels(validation, "val")
+    return Crops(train, validation, False)
+
+
+def _require_both_labels(crops: CropSet, split: str) -> None:
+    for label, name in ((0, "real"), (1, "fake")):
+        if not (crops.labels == label).any():
+            raise UserError(f"no {name} face crops in split {split!r}; run jobs.extract first, and see its result.json for what was skipped")
+
+
+def initial_detector(config: Config, recipe: RecipeConfig, storage) -> tuple[Detector, str]:
+    """The network a recipe starts from and the card's line about its weights."""
+    if recipe.init_from is None:
+        return build_detector(config.model)
+    key = f"{config.run.name}/train/{recipe.init_from}"
+    model, card = load_checkpoint(storage, key)
+    if card["architecture"]["name"] != config.model.name:
+        raise UserError(f"train.*.init_from: {key} is a {card['architecture']['name']}, model.name asks for {config.model.name}")
+    fresh, _ = build_detector(config.model.model_copy(update={"weights": "none"}))
+    fresh.load_state_dict(model.state_dict())
+    return fresh, f"{recipe.init_from} of this run, sha256 {card['sha256'][:16]}"
+
+
+def run_epochs(
+    config: Config, recipe: RecipeConfig, threat: ValidationConfig, network: nn.Module, crops: Crops, *, place: Place,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module, resume: Path | None = None,
+    progress: Callable[[int, int], None] = lambda step, steps: None,
+) -> Iterator[tuple[Training, EpochFigures, dict[str, float] | None]]:
+    """Trains to `recipe.epochs`, yielding after each epoch.
+
+    Args:
+        threat: what robust validation is measured at.
+        resume: folder of a saved state to go on from.
+    Yields:
+        the training, the epoch's figures, and rank 0's validation figures (None elsewhere and between validations).
+    """
+    training = start_training(network, config.train, recipe, device=place.device, wrap=wrap)
+    if resume is not None:
+        load_state(training, resume)
+    augment = build_augmentation(config.augment)
+    while training.epoch < recipe.epochs:
+        figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress)
+        due = training.epoch % threat.every == 0 or training.epoch == recipe.epochs
+        scores = None
+        if place.rank == 0 and due:
+            scores = validate(training.scored, crops.validation, threat, device=place.device, seed=config.run.seed)
+        yield training, figures, scores
+
+
+def limit_threads(cpus: float) -> None:
+    """As many computing threads as the scheduler gave CPUs."""
+    torch.set_num_threads(max(1, int(cpus)))

@@ -1,0 +1,52 @@
+"""A training's state in files without a pickle: safetensors for tensors, JSON for the rest."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from robust.models.checkpoint import WEIGHTS, weights_blob
+from robust.training.loop import Training
+
+TENSORS, FACTS = "training.safetensors", "training.json"
+
+
+def save_state(training: Training, folder: Path, facts: dict) -> None:
+    """Writes what is scored as model.safetensors, and what is needed to go on beside it."""
+    (folder / WEIGHTS).write_bytes(weights_blob(training.scored))
+    tensors = {f"network.{name}": value for name, value in training.network.state_dict().items()}
+    optimizer = training.optimizer.state_dict()["state"]
+    scalars: dict[str, dict] = {}
+    for index, values in optimizer.items():
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                scalars.setdefault(str(index), {})[name] = value
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / TENSORS)
+    updates = training.average.updates if training.average is not None else 0
+    state = {"epoch": training.epoch, "average_updates": updates, "optimizer_scalars": scalars, "facts": facts}
+    (folder / FACTS).write_text(json.dumps(state))
+
+
+def load_state(training: Training, folder: Path) -> dict:
+    """Puts a saved state back into a fresh training; returns the facts saved with it."""
+    state = json.loads((folder / FACTS).read_text())
+    tensors = load_file(folder / TENSORS)
+    network = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+    training.network.load_state_dict(network)
+    if training.average is not None:
+        training.average.network.load_state_dict(load_file(folder / WEIGHTS))
+        training.average.updates = state["average_updates"]
+    moments: dict[int, dict] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            moments.setdefault(int(index), {})[key] = value
+    for index, values in state["optimizer_scalars"].items():
+        moments.setdefault(int(index), {}).update(values)
+    training.optimizer.load_state_dict({"state": moments, "param_groups": training.optimizer.state_dict()["param_groups"]})
+    training.epoch = state["epoch"]
+    return state["facts"]

@@ -1,0 +1,70 @@
+"""Validation figures of a detector: clean, and under PGD at one fixed threat that does not depend on how it was trained."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from robust.attacks.pgd import pgd
+from robust.attacks.threat import Linf
+from robust.config import ValidationConfig
+from robust.data.crops import CropSet
+from robust.data.inputs import to_tensor
+from robust.evaluation.metrics import auc, fake_to_real, frozen_threshold, video_scores
+
+BATCH = 64
+
+
+def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, device: torch.device, seed: int) -> dict[str, float]:
+    """Clean figures over all crops, robust ones over at most `settings.max_images`, evenly over videos.
+
+    Returns:
+        auc, robust_auc (video level), frame_auc, attack_success (fake to real at logit 0, frames), thresholds frozen at FPR 1 %:
+        threshold (video scores) and frame_threshold (frame logits).
+    """
+    training = network.training
+    network.eval()
+    try:
+        logits = _clean_logits(network, crops, np.arange(len(crops)), device)
+        chosen = crops.evenly_over_videos(settings.max_images)
+        attacked = _attacked_logits(network, crops, chosen, settings, device, seed)
+    finally:
+        network.train(training)
+    _, scores = video_scores(logits, crops.video_ids)
+    labels = _video_labels(crops, np.arange(len(crops)))
+    success = fake_to_real(logits[chosen], attacked, crops.labels[chosen], threshold=0.0)
+    return {
+        "auc": auc(scores, labels),
+        "frame_auc": auc(logits, crops.labels),
+        "robust_auc": auc(video_scores(attacked, crops.video_ids[chosen])[1], _video_labels(crops, chosen)),
+        "attack_success": success.value() if success.among.any() else float("nan"),
+        "threshold": frozen_threshold(scores, labels),
+        "frame_threshold": frozen_threshold(logits, crops.labels),
+    }
+
+
+def _video_labels(crops: CropSet, indices: np.ndarray) -> np.ndarray:
+    """One label a video, in the order of `video_scores`."""
+    _, first = np.unique(crops.video_ids[indices].astype(str), return_index=True)
+    return crops.labels[indices][first]
+
+
+def _batches(crops: CropSet, indices: np.ndarray, device: torch.device):
+    for start in range(0, len(indices), BATCH):
+        part = indices[start:start + BATCH]
+        x = to_tensor(crops.batch(part)).to(device, memory_format=torch.channels_last)
+        yield x, torch.from_numpy(crops.labels[part]).to(device)
+
+
+@torch.no_grad()
+def _clean_logits(network, crops, indices, device) -> np.ndarray:
+    return np.concatenate([network(x).float().cpu().numpy() for x, _ in _batches(crops, indices, device)])
+
+
+@torch.no_grad()
+def _attacked_logits(network, crops, indices, settings: ValidationConfig, device, seed: int) -> np.ndarray:
+    threat, logits = Linf.from_255(settings.epsilon), []
+    for x, y in _batches(crops, indices, device):
+        x_adv = pgd(network, x, y, threat, steps=settings.steps, generator=torch.Generator().manual_seed(seed))
+        logits.append(network(x_adv).float().cpu().numpy())
+    return np.concatenate(logits)

@@ -1,0 +1,168 @@
+"""robust/training/loop.py: a step is the gradient of the objective and nothing else; an epoch is what its seed says."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_training import crop_set, images, recipe, same, settings, smooth, train, weights
+
+from robust.config import PIXEL, AugmentConfig
+from robust.data.augment import build_augmentation
+from robust.data.inputs import to_tensor
+from robust.data.order import epoch_batches
+from robust.errors import UserError
+from robust.training.loop import Place, _step, start_training
+from robust.training.objective import Objective
+from robust.training.recipes import recipe_named
+from robust.training.schedule import cosine_rate
+
+CPU = torch.device("cpu")
+ATTACKED = {"attack": {"epsilon": 2, "steps": 2}}
+
+
+def test_the_baseline_is_plain_bce_training():
+    crops, plain = crop_set(), smooth()
+    training, figures = train(smooth(), crops, epochs=2, train_recipe=recipe(epochs=2))
+
+    plain = plain.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
+    step = 0
+    for epoch in range(2):
+        batches = epoch_batches(crops.labels, crops.methods, batch_size=8, seed=24, epoch=epoch, balance=True)
+        for indices in batches:
+            for group in optimizer.param_groups:
+                group["lr"] = cosine_rate(step, total=2 * len(batches), highest=1e-2, lowest=1e-6)
+            x = to_tensor(crops.pixels[indices]).to(memory_format=torch.channels_last)
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(plain(x), torch.from_numpy(crops.labels[indices]).float()).backward()
+            optimizer.step()
+            step += 1
+    assert same(weights(training.network), weights(plain))
+    assert all(figure.epsilon == 0 and figure.losses["lipschitz"] == figure.losses["adversarial"] == 0 for figure in figures)
+
+
+def stepped(train_recipe, **changes):
+    """The gradient that one step left, with the batch's examples."""
+    train_settings = settings(optimizer="sgd", **changes)
+    training = start_training(smooth(), train_settings, train_recipe, device=CPU)
+    x, y = images()
+    _, examples = _step(training, x, y, train_settings, train_recipe, recipe_named("adversarial"), rate=0.0, epsilon=2.0, seed=1, now=5)
+    return training, x, examples, y
+
+
+@pytest.mark.parametrize("more", [{}, {"lipschitz": {"weight": 0.5}}, {"lipschitz": {"weight": 0.5, "kind": "finite_difference"}}, {"adversarial_share": 0.5}])
+def test_the_steps_gradient_is_that_of_the_objective_alone(more):
+    # The attack must leave no gradient behind (A8), nor move batch norm (A7).
+    train_recipe = recipe(**ATTACKED, **more)
+    training, x, examples, y = stepped(train_recipe)
+    alone = smooth()
+    Objective(alone, train_recipe)(x, examples, y)["total"].backward()
+    assert not torch.equal(examples, x)
+    for parameter, expected in zip(training.network.parameters(), alone.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, expected.grad, rtol=1e-3, atol=1e-6)
+    assert all(torch.allclose(one, other) for one, other in zip(training.network.buffers(), alone.buffers(), strict=True))
+    assert int(training.network.features[1].num_batches_tracked) == int(smooth().features[1].num_batches_tracked) + 1
+
+
+def test_gradients_of_the_last_step_do_not_stay():
+    train_recipe, train_settings = recipe(**ATTACKED), settings(optimizer="sgd")
+    training = start_training(smooth().eval(), train_settings, train_recipe, device=CPU)
+    x, y = images()
+    gradients = []
+    for _ in range(2):  # a rate of 0 leaves the weights as they are
+        _step(training, x, y, train_settings, train_recipe, recipe_named("adversarial"), rate=0.0, epsilon=2.0, seed=1, now=5)
+        gradients.append(training.network.head[1].weight.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_the_gradient_is_clipped_to_its_norm():
+    training, *_ = stepped(recipe(**ATTACKED), gradient_clip=1e-3)
+    norm = torch.cat([parameter.grad.flatten() for parameter in training.network.parameters()]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_weights():
+    crops, before = crop_set(), smooth()
+    training, _ = train(smooth(), crops, epochs=1, train_settings=settings(batch_norm="frozen"))
+    norm, was = training.network.features[1], before.features[1]
+    assert torch.equal(norm.running_mean, was.running_mean) and torch.equal(norm.running_var, was.running_var)
+    assert not torch.equal(norm.weight, was.weight)
+    moved, _ = train(smooth(), crops, epochs=1)
+    assert not torch.equal(moved.network.features[1].running_mean, was.running_mean)
+
+
+def test_an_epoch_is_the_same_for_a_seed():
+    augment = build_augmentation(AugmentConfig())
+    runs = [train(smooth(dropout=0.3), crop_set(), epochs=1, augment=augment, train_recipe=recipe(**ATTACKED), seed=seed)[0] for seed in (1, 1, 2)]
+    assert same(weights(runs[0].network), weights(runs[1].network)) and not same(weights(runs[0].network), weights(runs[2].network))
+
+
+def test_the_global_random_state_stays_as_it_was():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    train(smooth(dropout=0.3), crop_set(), epochs=1, train_recipe=recipe(**ATTACKED))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_loader_thread_changes_nothing():
+    augment = build_augmentation(AugmentConfig())
+    runs = [train(smooth(), crop_set(), epochs=2, augment=augment, place=Place(loader_threads=threads))[0] for threads in (0, 2)]
+    assert same(weights(runs[0].network), weights(runs[1].network))
+
+
+def test_workers_together_see_what_one_worker_sees(monkeypatch):
+    seen = {}
+
+    def record(training, x, y, *_, now, **__):
+        seen.setdefault(key, []).append((x.clone(), y.clone()))
+        return {"total": torch.zeros(())}, x
+
+    monkeypatch.setattr("robust.training.loop._step", record)
+    augment = build_augmentation(AugmentConfig(level="strong"))
+    for key, place in (("one", Place()), ("a", Place(rank=0, world=2)), ("b", Place(rank=1, world=2))):
+        train(smooth(), crop_set(), epochs=1, augment=augment, place=place)
+    assert len(seen["one"]) == 4
+    for (x, y), (x_a, y_a), (x_b, y_b) in zip(seen["one"], seen["a"], seen["b"], strict=True):
+        assert torch.equal(x[0::2], x_a) and torch.equal(x[1::2], x_b) and torch.equal(y[0::2], y_a) and torch.equal(y[1::2], y_b)
+
+
+def test_epsilon_rises_and_the_rate_falls():
+    train_recipe = recipe(epochs=4, epsilon_warmup=0.5, **ATTACKED)
+    _, figures = train(smooth(), crop_set(), train_recipe=train_recipe, train_settings=settings(warmup_steps=2))
+    assert [round(figure.epsilon, 3) for figure in figures] == [2 * 3 / 8, 2 * 7 / 8, 2, 2]
+    assert figures[0].learning_rate > figures[1].learning_rate > figures[3].learning_rate > 0
+    clean, adversarial = figures[-1].examples
+    assert 0 < (clean - adversarial).abs().max() <= 2 * PIXEL * (1 + 1e-5)
+
+
+def test_a_recipe_may_have_its_own_rate():
+    _, figures = train(smooth(), crop_set(), epochs=1, train_recipe=recipe(learning_rate=0.5, epochs=1))
+    assert figures[0].learning_rate == pytest.approx(cosine_rate(3, total=4, highest=0.5, lowest=1e-6))
+
+
+def test_training_learns():
+    _, figures = train(smooth(), crop_set(), train_recipe=recipe(epochs=12))
+    assert figures[-1].losses["total"] < 0.6 * figures[0].losses["total"]
+
+
+def test_a_loss_that_is_no_number_is_told_with_epoch_step_and_crops():
+    crops = crop_set()
+    network = smooth()
+    train_settings = settings()
+    batches = epoch_batches(crops.labels, crops.methods, batch_size=8, seed=24, epoch=0, balance=True)
+    calls = []
+
+    def poison(module, inputs, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == 3 else output
+
+    network.register_forward_hook(poison)
+    with pytest.raises(UserError, match=r"epoch 0, step 2 \(crops of v") as told:
+        train(network, crops, epochs=1, train_settings=train_settings)
+    named = str(told.value).split("crops of ")[1].split(")")[0].split(", ")
+    assert set(named) <= set(crops.video_ids[batches[2]]) and "lower the learning rate or epsilon" in str(told.value)
+
+
+def test_bfloat16_trains():
+    training, figures = train(smooth(), crop_set(), epochs=1, train_recipe=recipe(**ATTACKED, lipschitz={"weight": 0.01}), train_settings=settings(precision="bfloat16"))
+    assert np.isfinite(figures[0].losses["total"]) and all(parameter.dtype == torch.float32 for parameter in training.network.parameters())

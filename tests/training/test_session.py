@@ -1,0 +1,99 @@
+"""robust/training/session.py: from a run's shards and settings to trained epochs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import write_faces
+from tiny_training import same, weights
+
+from robust.config import parse
+from robust.errors import UserError
+from robust.models.checkpoint import save_checkpoint
+from robust.training.loop import Place
+from robust.training.session import initial_detector, load_crops, run_epochs
+from robust.training.state import save_state
+
+
+def config_of(**sections):
+    return parse({"run": {"name": "tiny"}, "model": {"name": "test_resnet", "input_size": 32, "weights": "none"},
+                  "train": {"batch_size": 8, "validation": {"steps": 1, "max_images": 8, "every": 2},
+                            "defended": {"epochs": 3, "attack": {"epsilon": 1, "steps": 1}, "init_from": "baseline"}}, **sections})
+
+
+@pytest.fixture
+def storage(local_storage):
+    write_faces(local_storage, "tiny")
+    return local_storage
+
+
+def test_splits_are_kept_apart(storage):
+    crops = load_crops(config_of(), storage)
+    assert (len(crops.train), len(crops.validation), crops.validates_on_training) == (32, 16, False)
+    assert all("train" in name for name in crops.train.video_ids) and all("val" in name for name in crops.validation.video_ids)
+    assert crops.train.size == 32
+
+
+def test_use_everything_validates_on_training_and_says_so(local_storage):
+    write_faces(local_storage, "tiny", splits={"train": 4})
+    crops = load_crops(config_of(data={"splits": {"use_everything": True}}), local_storage)
+    assert crops.validates_on_training and crops.validation is crops.train and len(crops.train) == 16
+
+
+def test_a_split_without_faces_is_told(local_storage):
+    with pytest.raises(UserError, match="no real face crops in split 'train'; run jobs.extract first"):
+        load_crops(config_of(), local_storage)
+    write_faces(local_storage, "tiny", splits={"train": 4})
+    with pytest.raises(UserError, match="split 'val'"):
+        load_crops(config_of(), local_storage)
+
+
+def test_the_defended_model_starts_from_the_baseline_and_says_so(storage):
+    config = config_of(model={"name": "test_resnet", "input_size": 32, "weights": "none", "activation": "gelu"})
+    torch.manual_seed(0)
+    baseline, source = initial_detector(config, config.train.baseline, storage)
+    assert source == "none: trained from scratch"
+    card = save_checkpoint(storage, "tiny/train/baseline", baseline, {"threshold": 0.0})
+    start, source = initial_detector(config, config.train.defended, storage)
+    assert same(weights(start), weights(baseline)) and source == f"baseline of this run, sha256 {card['sha256'][:16]}"
+    other = config_of(model={"name": "meso_inception4", "input_size": 32, "weights": "none"})
+    with pytest.raises(UserError, match="init_from: tiny/train/baseline is a test_resnet, model.name asks for meso_inception4"):
+        initial_detector(other, other.train.defended, storage)
+
+
+def test_a_missing_baseline_is_told(storage):
+    config = config_of()
+    with pytest.raises(UserError, match="tiny/train/baseline: no model.safetensors"):
+        initial_detector(config, config.train.defended, storage)
+
+
+def test_epochs_are_validated_when_due_and_resumed_where_they_ended(storage, tmp_path):
+    config = config_of()
+    crops = load_crops(config, storage)
+    recipe = config.train.defended.model_copy(update={"init_from": None})
+
+    def run(*, stop_after: int | None = None, resume: Path | None = None, seed=0):
+        torch.manual_seed(seed)
+        network, _ = initial_detector(config, recipe, storage)
+        seen = []
+        for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=Place(), resume=resume):
+            seen.append((training.epoch, figures.epoch, scores is not None))
+            if training.epoch == stop_after:
+                save_state(training, tmp_path, {})
+                break
+        return training, seen
+
+    whole, seen = run()
+    assert seen == [(1, 0, False), (2, 1, True), (3, 2, True)]
+    run(stop_after=2)
+    resumed, seen = run(resume=tmp_path, seed=9)
+    assert seen == [(3, 2, True)] and same(weights(resumed.network), weights(whole.network))
+
+
+def test_only_rank_0_validates(storage):
+    config = config_of()
+    recipe = config.train.baseline.model_copy(update={"epochs": 2})
+    network, _ = initial_detector(config, recipe, storage)
+    crops = load_crops(config, storage)
+    epochs = run_epochs(config, recipe, config.train.validation, network, crops, place=Place(rank=1, world=2))
+    assert [scores for _, _, scores in epochs] == [None, None]

@@ -1,0 +1,65 @@
+"""Several workers do what one does: the gradient of two, each with its half of a batch, is that of one with all of it."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as distributed
+import torch.multiprocessing as multiprocessing
+from tiny_training import crop_set, recipe, settings, smooth, train
+from torch.nn.parallel import DistributedDataParallel
+
+from robust.config import AugmentConfig
+from robust.data.augment import build_augmentation
+from robust.training.loop import Place, start_training
+
+ATTACK = {"epsilon": 2, "steps": 2}
+CASES = {
+    "plain": {},
+    "attack": {"attack": ATTACK},
+    "mixed": {"attack": ATTACK, "adversarial_share": 0.5},
+    "exact": {"attack": ATTACK, "lipschitz": {"weight": 0.1, "kind": "exact"}},
+    "finite_difference": {"attack": ATTACK, "lipschitz": {"weight": 0.1, "kind": "finite_difference", "norm": "l1"}},
+}
+EPOCHS = 2
+"""Of one step each; the rate is so small that the second gradient is taken at the same weights."""
+
+
+def gradient(case: str, place: Place, wrap=lambda module: module) -> torch.Tensor:
+    """What the last step left, flattened; it went through augmentation, attack and the Lipschitz term."""
+    train_settings = settings(optimizer="sgd", learning_rate=1e-9, min_learning_rate=0, batch_norm="frozen")
+    train_recipe = recipe(epochs=EPOCHS, **CASES[case])
+    training = start_training(smooth(), train_settings, train_recipe, device=place.device, wrap=wrap)
+    train(None, crop_set(reals=4, fakes=4), epochs=EPOCHS, training=training, train_settings=train_settings, train_recipe=train_recipe,
+          augment=build_augmentation(AugmentConfig()), place=place)
+    return torch.cat([parameter.grad.flatten() for parameter in training.network.parameters()])
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of two processes that reduce their gradients over 127.0.0.1."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    gradients = {case: gradient(case, Place(rank, 2), DistributedDataParallel) for case in CASES}
+    torch.save(gradients, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    multiprocessing.spawn(worker, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_have_the_gradient_of_one(of_two, case):
+    one = gradient(case, Place())
+    assert torch.equal(of_two[0][case], of_two[1][case])
+    assert float((of_two[0][case] - one).abs().max() / one.abs().max()) < 1e-4
+
+
+def test_the_cases_differ(of_two):
+    # Else the test above would also pass with terms that never ran.
+    plain = of_two[0]["plain"]
+    assert all(float((of_two[0][case] - plain).abs().max() / plain.abs().max()) > 1e-3 for case in CASES if case != "plain")
