@@ -1,0 +1,98 @@
+"""One block of work of the evaluation: some crops, one model, one attack at one epsilon. Plain torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robust.attacks.checks import require_eval_mode, require_plausible_inputs
+from robust.attacks.registry import ATTACKS
+from robust.attacks.threat import Linf
+from robust.data.inputs import to_tensor
+from robust.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """An attack with its budget at one epsilon (0-255 units, Linf)."""
+
+    attack: str
+    epsilon: float
+    steps: int
+    restarts: int = 1
+
+    @property
+    def label(self) -> str:
+        """As people write it: "PGD-20", "FGSM", "PGD-20 x 3" with three restarts."""
+        steps = f"-{self.steps}" if self.steps > 1 else ""
+        restarts = f" x {self.restarts}" if self.restarts > 1 else ""
+        return f"{self.attack.upper()}{steps}{restarts}"
+
+
+def cells(evaluate) -> list[Cell]:
+    """The grid of attacks and epsilons of `config.evaluate`, in order.
+
+    Raises:
+        ConfigError: an attack that is not in the registry.
+    """
+    unknown = sorted(set(evaluate.attacks) - set(ATTACKS))
+    if unknown:
+        raise ConfigError(f"evaluate.attacks: {', '.join(unknown)} unknown; there are {', '.join(sorted(ATTACKS))}")
+    return [
+        Cell(name, float(epsilon), budget.steps, budget.restarts)
+        for name, budget in sorted(evaluate.attacks.items())
+        for epsilon in sorted(set(evaluate.epsilons))
+    ]
+
+
+def block_hash(**facts) -> str:
+    """A name for a block's result: a hash of everything that it depends on."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def attack_block(
+    model: nn.Module, pixels: np.ndarray, labels: np.ndarray, cell: Cell, *, batch_size: int, seed: int, device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the crops before and after the attack.
+
+    Args:
+        model: maps (N, 3, H, W) pixels in [0, 1] to (N,) logits; in eval mode, on `device`.
+        pixels: (n, H, W, 3) uint8 at the model's input size.
+        labels: (n,) 1 = fake; fakes are attacked towards real and reals towards fake.
+        seed: of the random starts, which depend on it and on the image, not on the batch.
+    Returns:
+        (n,) float32 clean and (n,) float32 adversarial logits.
+    Raises:
+        UserError: the model is not in eval mode, or the crops do not look like images.
+    """
+    require_eval_mode(model)
+    clean, adversarial = [], []
+    for start in range(0, len(pixels), batch_size):
+        chosen = slice(start, start + batch_size)
+        x = to_tensor(pixels[chosen]).to(device)
+        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
+        y = torch.tensor(labels[chosen], device=device)
+        x_adv = perturb(model, x, y, cell, seed=seed)
+        clean.append(logits(model, x))
+        adversarial.append(logits(model, x_adv))
+    return np.concatenate(clean), np.concatenate(adversarial)
+
+
+def perturb(model: nn.Module, x: Tensor, y: Tensor, cell: Cell, *, seed: int) -> Tensor:
+    """The adversarial images of one batch; (N, 3, H, W) in [0, 1]."""
+    more = {"restarts": cell.restarts} if cell.restarts > 1 else {}
+    generator = torch.Generator().manual_seed(seed)
+    return ATTACKS[cell.attack](
+        model, x, y, Linf.from_255(cell.epsilon), steps=cell.steps, generator=generator, **more
+    )
+
+
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor) -> np.ndarray:
+    """(N,) float32 logits on the CPU."""
+    return model(x).float().cpu().numpy()

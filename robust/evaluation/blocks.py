@@ -1,0 +1,117 @@
+"""How the test crops are cut into blocks of work, and under which names their results are kept.
+
+The cut depends on the crops and on `evaluate.block_size` only, never on the cluster, so any number of machines computes
+the same blocks; a result's name is a hash of all that it depends on, so a job that was stopped finds it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from robust.data.inputs import resize
+from robust.data.shards import decode_image, read_shard
+from robust.errors import UserError
+from robust.evaluation.attack_block import Cell, block_hash
+
+CROP_COLUMNS = ("video_id", "frame_index", "label", "method", "identities", "image")
+RESULT_COLUMNS = ("video_id", "frame_index", "label", "method", "identities")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole videos of one face shard.
+
+    Args:
+        shard: its key.
+        video_ids: in order.
+        crops: how many face crops they have.
+        content: hash of where the crops come from: videos, their source files and the extraction's settings.
+    """
+
+    shard: str
+    video_ids: tuple[str, ...]
+    crops: int
+    content: str
+
+
+def plan_blocks(status: pa.Table, *, split: str, block_size: int, max_frames: int | None = None) -> list[Block]:
+    """Packs videos into blocks of at most `block_size` crops (a longer video is a block of its own).
+
+    Args:
+        status: status table of the extraction, one row a video.
+        max_frames: at most so many crops of a video are used.
+    """
+    videos = [row for row in status.to_pylist() if row["split"] == split and row["frames_found"] > 0]
+    videos.sort(key=lambda row: (row["shard"], row["video_id"]))
+    blocks: list[Block] = []
+    pending: list[Mapping] = []
+    for video in videos:
+        full = sum(_crops(row, max_frames) for row in pending) + _crops(video, max_frames) > block_size
+        if pending and (full or pending[0]["shard"] != video["shard"]):
+            blocks.append(_block(pending, max_frames))
+            pending = []
+        pending.append(video)
+    return blocks + [_block(pending, max_frames)] if pending else blocks
+
+
+def _crops(video: Mapping, max_frames: int | None) -> int:
+    return min(video["frames_found"], max_frames or video["frames_found"])
+
+
+def _block(videos: list[Mapping], max_frames: int | None) -> Block:
+    facts = ("video_id", "label", "frames_found", "source_bytes", "source_etag", "fingerprint")
+    text = json.dumps([[videos[0]["shard"], max_frames], *([video[fact] for fact in facts] for video in videos)])
+    return Block(
+        shard=videos[0]["shard"],
+        video_ids=tuple(video["video_id"] for video in videos),
+        crops=sum(_crops(video, max_frames) for video in videos),
+        content=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: int) -> str:
+    """The name of a block's result under one cell; `model` is the hash of the weights."""
+    return block_hash(content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(cell))
+
+
+def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
+    """The crops of a block.
+
+    Args:
+        size: the model's input size, pixels.
+    Returns:
+        a table of RESULT_COLUMNS, ordered by video and frame, and (n, size, size, 3) uint8 pixels.
+    Raises:
+        UserError: a crop cannot be decoded.
+    """
+    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames)
+    table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
+    images = []
+    for row in table.select(["video_id", "frame_index", "image"]).to_pylist():
+        try:
+            images.append(decode_image(row["image"]))
+        except ValueError as error:
+            raise UserError(
+                f"the crop of {row['video_id']} frame {row['frame_index']} is damaged ({error}); extract it again"
+            ) from None
+    return table.select(RESULT_COLUMNS), resize(images, size)
+
+
+def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) -> pa.Table:
+    """What is kept of a block: its crops with their logits."""
+    table = crops.append_column("clean", pa.array(clean, pa.float32()))
+    return table.append_column("adversarial", pa.array(adversarial, pa.float32()))
+
+
+def as_predictions(result: pa.Table, model: str, cell: Cell) -> pa.Table:
+    """Rows of the predictions table from a kept result; `model` is the name in the report."""
+    count = len(result)
+    table = result.add_column(0, "model", pa.array([model] * count, pa.string()))
+    table = table.add_column(1, "attack", pa.array([cell.attack] * count, pa.string()))
+    return table.add_column(2, "epsilon", pa.array([cell.epsilon] * count, pa.float64()))

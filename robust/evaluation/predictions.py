@@ -1,0 +1,149 @@
+"""The table that everything is computed from: each crop's logit before and after each attack on each model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from robust.errors import UserError
+from robust.evaluation.metrics import video_scores
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),  # its name in the report: "baseline", "defended", ...
+        ("attack", pa.string()),
+        ("epsilon", pa.float64()),  # radius in 0-255 units
+        ("video_id", pa.string()),
+        ("frame_index", pa.int32()),
+        ("label", pa.int8()),  # 1 = fake
+        ("method", pa.string()),
+        ("identities", pa.list_(pa.string())),
+        ("clean", pa.float32()),  # logit before the attack
+        ("adversarial", pa.float32()),  # logit after it
+    ]
+)
+
+CLEAN_TOLERANCE = 1e-3
+"""Relative difference of clean logits from attack to attack that rounding explains."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """The samples of one model under one attack and epsilon, frames or videos; arrays are (n,), in one order.
+
+    Args:
+        video_ids: full ids.
+        labels: 1 = fake.
+        datasets, methods: of each sample's video.
+        clean, adversarial: logits.
+    """
+
+    video_ids: np.ndarray
+    labels: np.ndarray
+    datasets: np.ndarray
+    methods: np.ndarray
+    clean: np.ndarray
+    adversarial: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, mask: np.ndarray) -> Scores:
+        return Scores(**{name: array[mask] for name, array in vars(self).items()})
+
+    def videos(self) -> Scores:
+        """One sample a video: the mean of its frames' logits, all of them attacked."""
+        video_ids, clean = video_scores(self.clean, self.video_ids)
+        _, adversarial = video_scores(self.adversarial, self.video_ids)
+        _, first = np.unique(self.video_ids, return_index=True)
+        facts = (self.labels[first], self.datasets[first], self.methods[first])
+        return Scores(video_ids, *facts, clean, adversarial)
+
+
+def check_predictions(table: pa.Table) -> pa.Table:
+    """The table with PREDICTION_SCHEMA, in a fixed order whatever the order of the work.
+
+    Raises:
+        UserError: empty, incomplete, a logit that is not finite, or clean logits that differ from attack to attack.
+    """
+    table = table.select(PREDICTION_SCHEMA.names).cast(PREDICTION_SCHEMA)
+    if len(table) == 0:
+        raise UserError("there are no predictions: the test split has no face crops; see the status tables of jobs.extract")
+    keys = ["model", "attack", "epsilon", "video_id", "frame_index"]
+    table = table.sort_by([(key, "ascending") for key in keys])
+    _require_finite(table)
+    _require_same_crops(table)
+    _require_same_clean_logits(table)
+    return table
+
+
+def _require_finite(table: pa.Table) -> None:
+    for column in ("clean", "adversarial"):
+        bad = pc.index(pc.is_finite(table.column(column)), False).as_py()
+        if bad >= 0:
+            row = table.slice(bad, 1).to_pylist()[0]
+            raise UserError(
+                f"model {row['model']}: the {column} logit of {row['video_id']} frame {row['frame_index']} "
+                f"({row['attack']}, epsilon {row['epsilon']:g}) is not finite; the checkpoint's weights have diverged"
+            )
+
+
+def _require_same_crops(table: pa.Table) -> None:
+    """Every model must have met every attack on the same crops, each once."""
+    cells = table.group_by(["model", "attack", "epsilon"]).aggregate([([], "count_all")])
+    counts = cells.column("count_all").to_pylist()
+    crops = len(table.group_by(["video_id", "frame_index"]).aggregate([]))
+    expected = len(models_of(table)) * len(cells_of(table))
+    if len(cells) != expected or set(counts) != {crops}:
+        raise UserError(
+            f"the evaluation is incomplete: {len(cells)} of {expected} model and attack combinations, with {min(counts)} to "
+            f"{max(counts)} of {crops} crops each; run jobs.evaluate again"
+        )
+
+
+def _require_same_clean_logits(table: pa.Table) -> None:
+    """The model that is attacked must be the one that is scored: deterministic, same weights, same mode."""
+    spread = table.group_by(["model", "video_id", "frame_index"]).aggregate([("clean", "min"), ("clean", "max")])
+    low, high = (spread.column(name).to_numpy().astype(np.float64) for name in ("clean_min", "clean_max"))
+    worst = int(np.argmax((high - low) / np.maximum(1, np.abs(low))))
+    if high[worst] - low[worst] > CLEAN_TOLERANCE * max(1, abs(low[worst])):
+        raise UserError(
+            f"model {spread.column('model')[worst]}: the clean logit of {spread.column('video_id')[worst]} is "
+            f"{low[worst]:.4f} before one attack and {high[worst]:.4f} before another; the model is random or changes "
+            "between calls, so its figures under attack cannot be believed"
+        )
+
+
+def models_of(table: pa.Table) -> list[str]:
+    return sorted(set(table.column("model").to_pylist()))
+
+
+def cells_of(table: pa.Table) -> list[tuple[str, float]]:
+    """All (attack, epsilon), in order."""
+    groups = table.group_by(["attack", "epsilon"]).aggregate([])
+    return sorted(zip(groups.column("attack").to_pylist(), groups.column("epsilon").to_pylist(), strict=True))
+
+
+def frame_scores(table: pa.Table, model: str, attack: str, epsilon: float) -> Scores:
+    """The frames of one cell of the evaluation."""
+    chosen = (pc.field("model") == model) & (pc.field("attack") == attack) & (pc.field("epsilon") == epsilon)
+    rows = table.filter(chosen)
+    video_ids = np.array(rows.column("video_id").to_pylist(), dtype=str)
+    return Scores(
+        video_ids=video_ids,
+        labels=rows.column("label").to_numpy().astype(np.int64),
+        datasets=np.array([video_id.split("/", 1)[0] for video_id in video_ids], dtype=str),
+        methods=np.array(rows.column("method").to_pylist(), dtype=str),
+        clean=rows.column("clean").to_numpy().astype(np.float64),
+        adversarial=rows.column("adversarial").to_numpy().astype(np.float64),
+    )
+
+
+def identities_of_videos(table: pa.Table) -> tuple[list[str], list[Sequence[str]]]:
+    """Each video once, and the identities in it."""
+    found = dict(zip(table.column("video_id").to_pylist(), table.column("identities").to_pylist(), strict=True))
+    return list(found), list(found.values())

@@ -1,0 +1,116 @@
+"""report/index.html: one self-contained page, made from summary.json and the gallery alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from robust.evaluation.gallery import GAIN, Strip
+from robust.evaluation.plots import Point, Series, line_chart
+from robust.evaluation.summary import find
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+CURVES = (
+    ("fake_to_real", "Attack success, fake → real", "lower is better"),
+    ("robust_accuracy", "Robust accuracy", "higher is better"),
+    ("robust_auc", "Robust AUC", "higher is better"),
+)
+
+
+def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
+    """The page as HTML that refers to nothing outside itself.
+
+    Args:
+        summary: from `summary.build_summary`, or read back from summary.json.
+        strips: the gallery; may be empty.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, share=share, number=number, image=image_uri, pretty=pretty)
+    page = environment.get_template("report.html")
+    return page.render(
+        summary=summary,
+        style=Markup((TEMPLATES / "report.css").read_text()),  # our own file, not data
+        names=[model["name"] for model in summary["models"]],
+        groups=_groups(summary, without="real"),
+        sources=_groups(summary, without="fake"),
+        headline_attack=find(summary["attacks"], attack=summary["headline"]["attack"]),
+        charts=_charts(summary),
+        strips=strips,
+        gain=GAIN,
+        clean=_lookup(summary["clean"], "model", "level", "group"),
+        attacked=_lookup(summary["under_attack"], "model", "attack", "epsilon", "level", "group"),
+    )
+
+
+def percent(figure: Mapping | None, digits: int = 1) -> str:
+    """A share as a percentage, a dash if there is none."""
+    return "–" if not figure or figure["value"] is None else f"{100 * figure['value']:.{digits}f}"
+
+
+def share(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def image_uri(data: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
+
+
+def pretty(value) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _groups(summary: Mapping, *, without: str) -> list[dict]:
+    """Groups that have rows in a table: all, data sets, and manipulation methods or the sources of reals."""
+    return [dict(count) for count in summary["counts"] if count["kind"] != without]
+
+
+def _lookup(records: Sequence[Mapping], *keys: str) -> dict:
+    return {tuple(record[key] for key in keys): record for record in records}
+
+
+def _charts(summary: Mapping) -> list[dict]:
+    """One chart for each level and figure, all models in it, under the attack of the headline."""
+    attack = summary["headline"]["attack"]
+    charts = []
+    for level in ("frame", "video"):
+        for figure, title, direction in CURVES:
+            series = [
+                Series(model["name"], index, _points(summary, model["name"], attack, level, figure))
+                for index, model in enumerate(summary["models"])
+            ]
+            svg = line_chart(series, ticks=[0, *summary["epsilons"]], title=f"{title} over epsilon, {level}s")
+            charts.append({"level": level, "title": title, "direction": direction, "svg": Markup(svg)})
+    return charts
+
+
+def _points(summary: Mapping, model: str, attack: str, level: str, figure: str) -> tuple[Point, ...]:
+    where = {"model": model, "level": level, "group": "all"}
+    clean = find(summary["clean"], **where)
+    start = {"fake_to_real": {"value": 0.0}, "robust_accuracy": clean["at"]["zero"]["accuracy"], "robust_auc": clean["auc"]}
+    points = [_point(0.0, start[figure])]
+    for epsilon in summary["epsilons"]:
+        record = find(summary["under_attack"], attack=attack, epsilon=epsilon, **where)
+        points.append(_point(epsilon, record["robust_auc"] if figure == "robust_auc" else record["at"]["zero"][figure]))
+    return tuple(point for point in points if point is not None)
+
+
+def _point(epsilon: float, figure: Mapping) -> Point | None:
+    if figure["value"] is None:
+        return None
+    return Point(epsilon, figure["value"], figure.get("low"), figure.get("high"))

@@ -1,0 +1,128 @@
+"""summary.json: all figures of an evaluation in one versioned document (docs/summary.md describes it)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from robust.evaluation.attack_block import Cell
+
+SCHEMA = 1
+TIMING = "timing"
+"""The only key that differs between two evaluations of the same thing."""
+
+THREAT_MODEL = (
+    "White box: the attacker knows the model and its weights and changes every value of the face crop, as the model "
+    "is given it, by at most epsilon (0-255 units, Linf); fakes are pushed towards real and reals towards fake."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedModel:
+    """What the report says about a model: its name there, and its card."""
+
+    name: str
+    card: Mapping
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Frozen thresholds by level; `threshold` is for videos, `frame_threshold` for single frames."""
+        keys = {"video": "threshold", "frame": "frame_threshold"}
+        return {level: float(self.card[key]) for level, key in keys.items() if self.card.get(key) is not None}
+
+    def describe(self) -> dict:
+        card = {key: value for key, value in self.card.items() if key not in ("architecture", "sha256")}
+        return {
+            "name": self.name,
+            "sha256": self.card.get("sha256"),
+            "architecture": self.card.get("architecture"),
+            "thresholds": self.thresholds,
+            "card": card,
+        }
+
+
+def build_summary(
+    tables: Mapping,
+    *,
+    run: str,
+    models: Sequence[EvaluatedModel],
+    cells: Sequence[Cell],
+    headline: tuple[str, float],
+    data: Mapping,
+    settings: Mapping,
+    checks: Sequence[Mapping] = (),
+    timing: Mapping | None = None,
+) -> dict:
+    """The document.
+
+    Args:
+        tables: from `protocol.build_tables`.
+        models: in the order of the report, the baseline first.
+        cells: attacks and epsilons that were run.
+        headline: attack and epsilon of the first sentence.
+        data: counts of videos by status, and the list of those skipped.
+        settings: what the figures depend on: configuration, hashes, versions.
+        checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
+        timing: seconds; everything that may differ between two runs of the same evaluation goes here.
+    """
+    budgets = {cell.attack: cell for cell in cells}
+    summary = {
+        "schema": SCHEMA,
+        "run": run,
+        "headline": _headline(tables, [model.name for model in models], budgets[headline[0]], headline[1]),
+        "threat_model": THREAT_MODEL,
+        "models": [model.describe() for model in models],
+        "attacks": [
+            {"attack": name, "steps": cell.steps, "restarts": cell.restarts, "label": cell.label, "norm": "linf"}
+            for name, cell in budgets.items()
+        ],
+        "epsilons": sorted({cell.epsilon for cell in cells}),
+        "clean": list(tables["clean"]),
+        "under_attack": list(tables["attacks"]),
+        "counts": list(tables["counts"]),
+        "intervals": dict(tables["intervals"]),
+        "data": dict(data),
+        "checks": list(checks),
+        "settings": dict(settings),
+        TIMING: dict(timing or {}),
+    }
+    return json.loads(json.dumps(summary, allow_nan=False))
+
+
+def find(records: Sequence[Mapping], **wanted) -> dict | None:
+    """The first record with these fields."""
+    return next((dict(record) for record in records if all(record[key] == value for key, value in wanted.items())), None)
+
+
+def _headline(tables: Mapping, models: Sequence[str], cell: Cell, epsilon: float) -> dict:
+    where = {"attack": cell.attack, "epsilon": epsilon, "level": "frame", "group": "all"}
+    figures = {}
+    for model in models:
+        record = find(tables["attacks"], model=model, **where)
+        figures[model] = record["at"]["zero"]["fake_to_real"]
+    return {
+        **where,
+        "figure": "fake_to_real",
+        "threshold": "zero",
+        "models": figures,
+        "text": _sentence(figures, cell.label, epsilon),
+    }
+
+
+def _sentence(figures: Mapping[str, Mapping], attack: str, epsilon: float) -> str:
+    """"baseline: 99.1 % of the caught fakes turned real by PGD-20 at epsilon 0.5 ...; defended: 8.0 % ..."""
+    parts = []
+    for index, (model, figure) in enumerate(figures.items()):
+        what = f" of the caught fakes turned real by {attack} at epsilon {epsilon:g}" if index == 0 else ""
+        if figure["value"] is None:
+            parts.append(f"{model}: no figure ({figure['reason']})")
+            continue
+        interval = "" if figure["low"] is None else f" [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
+        parts.append(f"{model}: {100 * figure['value']:.1f} %{interval}{what}")
+    return "; ".join(parts) + "."
+
+
+def without_timing(summary: Mapping) -> dict:
+    """The part that two runs of the same evaluation share."""
+    return {key: value for key, value in summary.items() if key != TIMING}

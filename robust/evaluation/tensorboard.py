@@ -1,0 +1,69 @@
+"""The figures of summary.json as TensorBoard scalars, images and hparams, one run a model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from robust.evaluation.gallery import Attacked, Strip
+
+STEPS_OF_EPSILON = 10
+"""TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon."""
+
+
+def write_tensorboard(folder: Path, summary: Mapping, strips: Sequence[Strip] = ()) -> None:
+    """Writes event files to a local folder, in one subfolder a model."""
+    for model in summary["models"]:
+        name = model["name"]
+        with SummaryWriter(log_dir=str(folder / name)) as writer:
+            _write_hparams(writer, model, summary)
+            for tag, step, value in scalars(summary, name):
+                writer.add_scalar(tag, value, step)
+            for strip in strips:
+                for seen in strip.attacked:
+                    if seen.model == name:
+                        tag = f"examples/{strip.example.method}/{strip.example.video_id.split('/')[-1]}"
+                        writer.add_image(tag, _side_by_side(strip, seen), dataformats="HWC")
+
+
+def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
+    """(tag, step, value) of every figure of a model that exists, all kinds and each kind."""
+    found = []
+    for record in summary["clean"]:
+        if record["model"] == model:
+            place = f"{record['level']}/{record['group']}"
+            for name in ("auc", "ap", "eer", "tpr_at_fpr_1"):
+                found.append((f"clean_{name}/{place}", 0, record[name]["value"]))
+            found.append((f"clean_accuracy/{place}", 0, record["at"]["zero"]["accuracy"]["value"]))
+    for record in summary["under_attack"]:
+        if record["model"] == model:
+            place = f"{record['attack']}/{record['level']}/{record['group']}"
+            step = round(STEPS_OF_EPSILON * record["epsilon"])
+            found.append((f"robust_auc/{place}", step, record["robust_auc"]["value"]))
+            for name in ("fake_to_real", "real_to_fake", "robust_accuracy"):
+                found.append((f"{name}/{place}", step, record["at"]["zero"][name]["value"]))
+    return [(tag, step, value) for tag, step, value in found if value is not None]
+
+
+def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> None:
+    settings = {"model": model["name"], "epsilon": summary["headline"]["epsilon"]}
+    settings |= {key: value for key, value in model["card"].items() if isinstance(value, (str, int, float, bool))}
+    settings |= {f"architecture_{key}": str(value) for key, value in (model["architecture"] or {}).items()}
+    headline = summary["headline"]["models"][model["name"]]["value"]
+    metrics = {} if headline is None else {"headline/attack_success": headline}
+    for event in hparams(settings, metrics):
+        writer.file_writer.add_summary(event)
+    for tag, value in metrics.items():
+        writer.add_scalar(tag, value, 0)
+
+
+def _side_by_side(strip: Strip, seen: Attacked) -> np.ndarray:
+    """Clean, perturbed and difference next to each other; (H, 3 W, 3) uint8."""
+    pictures = (strip.clean, seen.perturbed, seen.difference)
+    return np.concatenate([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in pictures], axis=1)
