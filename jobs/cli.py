@@ -1,0 +1,130 @@
+"""The shared entry of all jobs: arguments, cluster, result.json, exit code and the last line.
+
+    if __name__ == "__main__":
+        sys.exit(run_job("train", main))
+
+Exit codes: 0 the job did what was asked, 2 the configuration is wrong, 1 anything else.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cluster.local import LocalCluster
+from jobs.run_folder import RunFolder
+from robust.config import Config, describe, load_config
+from robust.errors import ConfigError, UserError
+from robust.storage import Storage
+
+Main = Callable[[Config, Storage], dict]
+
+
+def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bool = True,
+            argv: Sequence[str] | None = None) -> int:
+    """Runs a job from its command line and returns its exit code.
+
+    Args:
+        main: does the work with cluster and storage up; returns the content of result.json. Its "summary", if any, is
+            the last line shown.
+        in_run_folder: open the run's folder first and write result.json to the stage's part of it.
+    """
+    arguments = parse_arguments(stage, argv)
+    try:
+        config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
+        _stop_on_signals()
+        with LocalCluster(config, needs_ray=needs_ray):
+            _stop_on_signals()  # Ray installs handlers of its own
+            storage = Storage.from_config(config.storage)
+            storage.check()
+            if in_run_folder:
+                RunFolder(storage, config).open()
+                result = run_stage(stage, main, config, storage)
+            else:
+                result = main(config, storage)
+    except BaseException as error:
+        return report_failure(stage, error, show_traceback=arguments.traceback)
+    print(f"{stage}: {result.get('summary', 'done')}", flush=True)
+    return 0
+
+
+def run_stage(stage: str, main: Main, config: Config, storage: Storage) -> dict:
+    """Runs a stage inside a job that has its cluster already, and writes the stage's result.json."""
+    began, clock = datetime.now(timezone.utc), time.monotonic()
+    result = main(config, storage)
+    times = {"started": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 1)}
+    RunFolder(storage, config).write_result(stage, {**times, **result})
+    return result
+
+
+def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads `[--config FILE] [--profile NAME] [--traceback] [section.key=value ...]`; exits with 2 if it cannot."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{stage}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=settings_help())
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
+    parser.add_argument("--config", default=default_config(), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles, laid over it")
+    parser.add_argument("--traceback", action="store_true", default=bool(os.environ.get("JOBS_TRACEBACK")),
+                        help="show where an error arose (also: JOBS_TRACEBACK=1)")
+    return parser.parse_intermixed_args(argv)
+
+
+def default_config() -> str:
+    """ray_config.yaml of the working folder, else the project's own."""
+    here = Path("ray_config.yaml")
+    return str(here if here.exists() else Path(__file__).resolve().parent.parent / here)
+
+
+def settings_help() -> str:
+    """All settings with default and meaning, a line or two each."""
+    lines = ["settings (default, meaning):"]
+    for key, default, meaning in describe():
+        lines += textwrap.wrap(f"  {key} ({default}) {meaning}", width=118, subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def report_failure(stage: str, error: BaseException, *, show_traceback: bool = False) -> int:
+    """Says on stderr what went wrong, the last line being what to do; returns the exit code."""
+    known = find_user_error(error)
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        message = "stopped; the same command again goes on where it was"
+    elif known is not None:
+        message = str(known)
+    else:
+        show_traceback = True
+        message = f"unexpected {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[-1][:300]}"
+    if show_traceback:
+        traceback.print_exception(error)
+    print(f"{stage}: error: {message}", file=sys.stderr, flush=True)
+    return 2 if isinstance(known, ConfigError) else 1
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """The UserError inside an exception: Ray wraps those of tasks, actors and training workers, in several ways."""
+    seen, waiting = set(), [error]
+    while waiting:
+        candidate = waiting.pop(0)
+        if not isinstance(candidate, BaseException) or id(candidate) in seen:
+            continue
+        seen.add(id(candidate))
+        wrapped = getattr(candidate, "cause", None)  # a task's error is an instance of its cause's class, too
+        if isinstance(candidate, UserError) and wrapped is None:
+            return candidate
+        waiting += [wrapped, getattr(candidate, "controller_failure", None), candidate.__cause__, candidate.__context__]
+        waiting += (getattr(candidate, "worker_failures", None) or {}).values()
+    return None
+
+
+def _stop_on_signals() -> None:
+    """Ctrl-C, SIGTERM (`ray job stop`, a cluster's preemption) and a closed terminal all unwind the job cleanly."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)

@@ -1,0 +1,86 @@
+"""Everything in order, from videos to the attack report; each stage is skipped if the run has it.
+
+    demo data (if asked) -> extract -> train baseline -> tune -> train defended -> evaluate
+
+    python -m jobs.pipeline [--config FILE] [--profile demo] [section.key=value ...]
+"""
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jobs.cli import run_job, run_stage
+from jobs.run_folder import RunFolder
+from robust.config import Config
+from robust.storage import Storage
+
+
+def pipeline(config: Config, storage: Storage) -> dict:
+    """Runs the stages; returns seconds and summaries of each."""
+    told: dict[str, dict] = {}
+
+    def stage(label: str, name: str, main: Callable[[Config, Storage], dict], settings: Config = config) -> dict:
+        print(f"pipeline: {label} ...", flush=True)
+        began = time.monotonic()
+        result = run_stage(name, main, settings, storage)
+        told[label] = {"seconds": round(time.monotonic() - began, 1), "summary": result.get("summary", "done")}
+        print(f"pipeline: {label}: {told[label]['summary']} ({told[label]['seconds']:.0f} s)", flush=True)
+        return result
+
+    if config.data.demo.enabled:
+        _make_demo_data(config, told)
+    # Imported here: each brings Ray, torch or both, and what comes before should be seen at once.
+    from jobs.evaluate import evaluate
+    from jobs.extract import extract
+    from jobs.train import train
+    from jobs.tune import search
+
+    stage("extract", "extract", extract)
+    if "baseline" in config.train.models:
+        stage("train baseline", "train", train, only_model(config, "baseline"))
+    if "defended" in config.train.models and config.tune.samples > 0:
+        stage("tune", "tune", search)
+    if "defended" in config.train.models:
+        stage("train defended", "train", train)
+    result = stage("evaluate", "evaluate", evaluate)
+    folder = local_copies(config, storage)
+    print(f"pipeline: TensorBoard: {Path(sys.executable).parent / 'tensorboard'} --logdir {folder / 'tensorboard'} --host 127.0.0.1", flush=True)
+    return {"stages": told, "report": result.get("report"), "summary": f"report: {folder / 'report' / 'index.html'}"}
+
+
+def only_model(config: Config, name: str) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update={"models": [name]})})
+
+
+def _make_demo_data(config: Config, told: dict) -> None:
+    from robust.data.demo import make_demo
+
+    print("pipeline: demo data ...", flush=True)
+    began, settings = time.monotonic(), config.data.demo
+    counts = make_demo(
+        Path(config.data.datasets[0].uri), seed=config.run.seed, identities=settings.identities, fakes_per_kind=settings.fakes_per_kind,
+        takes=settings.takes, frames=settings.frames, size=settings.size, fps=settings.fps, workers=config.cluster.num_cpus or 2,
+    )
+    told["demo data"] = {"seconds": round(time.monotonic() - began, 1), "summary": str(counts)}
+    print(f"pipeline: demo data: {counts} ({told['demo data']['seconds']:.0f} s)", flush=True)
+
+
+def local_copies(config: Config, storage: Storage) -> Path:
+    """TensorBoard's event files of all stages in the local outputs folder (evaluate has put the report there).
+
+    Ray Tune writes its own event files, one folder a trial; they are shown beside the others.
+    """
+    run, folder = RunFolder(storage, config), Path(config.cluster.outputs) / config.run.name
+    top = run.key("pipeline")
+    for key in storage.list(top):
+        if "events.out.tfevents" not in key:
+            continue
+        inside = key.removeprefix(f"{top}/").removeprefix("tensorboard/")
+        storage.download(key, folder / "tensorboard" / inside)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("pipeline", pipeline))

@@ -1,0 +1,229 @@
+"""Trains the run's models with Ray Train: N workers, one objective, checkpoints in the storage.
+
+    python -m jobs.train [--config FILE] [--profile NAME] [train.models=[baseline]] [section.key=value ...]
+"""
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from jobs.cli import run_job
+from jobs.run_folder import RunFolder
+from jobs.tuned import Tuned, tuned_settings
+from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, parse
+from robust.errors import UserError
+from robust.eventlog import EventLog
+from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint, weights_blob
+from robust.models.detector import Architecture, empty_detector
+from robust.storage import Storage
+from robust.training.loop import Place
+from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
+from robust.training.state import save_state
+
+SECTIONS = ("data", "extract", "model", "augment")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model to train, and what identifies the result."""
+
+    name: str
+    recipe: RecipeConfig
+    fingerprint: str
+    tuned: str | None  # where settings came from that the config does not say
+    threat: ValidationConfig  # what its robust figures are measured at
+    takes: str | None = None  # key of a trial's checkpoint that becomes the model, in place of training
+
+
+def train(config: Config, storage: Storage) -> dict:
+    """Trains each of `train.models` that the run does not have yet."""
+    models = {}
+    for name in config.train.models:
+        plan = plan_for(config, storage, name)
+        card = finished_card(config, storage, plan)
+        make = train_model if plan.takes is None else take_over
+        models[name] = {"trained_now": card is None, **(card or make(config, storage, plan))}
+    told = ", ".join(f"{name}: validation AUC {card['metrics']['auc']:.3f}, under PGD at epsilon {card['validation_threat']['epsilon']:g} {card['metrics']['robust_auc']:.3f}"
+                     f"{'' if card['trained_now'] else ' (there already)'}" for name, card in models.items())
+    return {"models": models, "summary": told}
+
+
+def plan_for(config: Config, storage: Storage, name: str) -> Plan:
+    """The recipe of a model; the search's winner replaces settings of the defended one where `tune.winner` says so."""
+    recipe: RecipeConfig = getattr(config.train, name)
+    tuned: Tuned | None = tuned_settings(config, storage) if name == "defended" else None
+    if tuned is not None:
+        recipe = tuned.apply(recipe)
+    takes = tuned.checkpoint if tuned is not None else None
+    if takes is not None:
+        recipe = recipe.model_copy(update={"epochs": config.tune.epochs})
+    identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    settings = config.train.model_dump(mode="json", include={"batch_size", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
+                                               "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
+    import hashlib
+
+    digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
+    threat = config.train.validation if takes is None else config.tune.threat
+    return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)
+
+
+def finished_card(config: Config, storage: Storage, plan: Plan) -> dict | None:
+    key = RunFolder(storage, config).key("train", plan.name, CARD)
+    if not storage.exists(key):
+        return None
+    card = storage.read_json(key)
+    return card if card.get("config_fingerprint") == plan.fingerprint else None
+
+
+def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
+    """One Ray Train run; the same name in the same storage resumes it."""
+    settings = config.train
+    require_resources(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker})
+    filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
+    score = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}[settings.select_by]
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "model": plan.name, "recipe": plan.recipe.model_dump(mode="json")},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker={key: value for key, value in (("CPU", settings.cpus_per_worker), ("GPU", settings.gpus_per_worker)) if value},
+        ),
+        run_config=RunConfig(
+            name=f"attempts-{plan.fingerprint}", storage_path=path, storage_filesystem=filesystem,
+            # Without a limit a worker group that cannot start is tried for ever.
+            failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
+        ),
+    )
+    result = trainer.fit()
+    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
+    return publish(config, storage, plan, checkpoint, metrics)
+
+
+def take_over(config: Config, storage: Storage, plan: Plan) -> dict:
+    """Makes the winning trial of the search the run's model, without a step.
+
+    Raises:
+        UserError: the trial's checkpoint is gone.
+    """
+    if not storage.exists(f"{plan.takes}/{WEIGHTS}"):
+        raise UserError(f"tune.winner=checkpoint: {storage.uri(plan.takes)} is gone; set tune.winner=retrain and another run.name, or run jobs.tune again")
+    winner = RunFolder(storage, config).result("tune")["winner"]
+    filesystem, path = storage.arrow(plan.takes)
+    return publish(config, storage, plan, Checkpoint(path, filesystem), {**winner, "epoch": winner["epochs"]})
+
+
+def require_resources(workers: int, each: dict[str, float]) -> None:
+    """Raises: UserError now, where Ray would wait for ever."""
+    total = ray.cluster_resources()
+    for kind, amount in each.items():
+        if workers * amount > total.get(kind, 0):
+            raise UserError(f"train.workers: {workers} x {amount:g} {kind} is more than the cluster's {total.get(kind, 0):g} {kind}; "
+                            f"lower train.workers or train.{kind.lower()}s_per_worker")
+
+
+def train_worker(arguments: dict) -> None:
+    """Runs in every Ray Train worker."""
+    config, recipe = parse(arguments["config"]), RecipeConfig.model_validate(arguments["recipe"])
+    storage = Storage.from_config(config.storage)
+    limit_threads(config.train.cpus_per_worker)
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device(), config.train.loader_threads)
+    torch.manual_seed(config.run.seed)
+    crops = load_crops(config, storage)
+    network, weights = initial_detector(config, recipe, storage)
+    log = EventLog(storage, RunFolder(storage, config).key("pipeline", "tensorboard", "train", arguments["model"])) if place.rank == 0 else None
+    facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
+             "threshold_from_training_videos": crops.validates_on_training}
+    start = ray.train.get_checkpoint()
+    with _local_copy(start) as resume:
+        wrap = prepare_model if place.world > 1 else lambda module: module
+        for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume):
+            _report(training, figures, scores, facts, config, recipe, place, log)
+    if log is not None:
+        log.close()
+
+
+def _report(training, figures, scores, facts, config, recipe, place, log) -> None:
+    """After each epoch: figures to TensorBoard, and on validated epochs a checkpoint; a barrier for all workers."""
+    due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
+    metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, **(scores or {})}
+    if place.rank != 0 or not due:
+        if log is not None:
+            _log(log, training.epoch, figures, scores)
+        ray.train.report(metrics, checkpoint=None)
+        return
+    _log(log, training.epoch, figures, scores)
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    try:
+        save_state(training, folder, facts)
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=f"epoch_{training.epoch:04d}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _log(log: EventLog, epoch: int, figures, scores) -> None:
+    log.scalars({f"loss/{name}": value for name, value in figures.losses.items()}, epoch)
+    log.scalars({"learning rate": figures.learning_rate, "epsilon": figures.epsilon, "images per second": figures.images_per_second,
+                 "data wait share": figures.data_wait_share}, epoch)
+    log.scalars({f"validation/{name}": value for name, value in (scores or {}).items()}, epoch)
+    if figures.examples is not None:
+        log.adversarial_examples(*figures.examples, epoch)
+    log.flush()
+
+
+class _local_copy:
+    """A checkpoint's files in a local folder while they are needed; None stays None."""
+
+    def __init__(self, checkpoint: Checkpoint | None):
+        self.checkpoint = checkpoint
+
+    def __enter__(self) -> Path | None:
+        self.folder = Path(tempfile.mkdtemp(prefix="resume-")) if self.checkpoint else None
+        if self.folder is not None:
+            self.checkpoint.to_directory(str(self.folder))
+        return self.folder
+
+    def __exit__(self, *_) -> None:
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def publish(config: Config, storage: Storage, plan: Plan, checkpoint: Checkpoint, metrics: dict) -> dict:
+    """Makes the best checkpoint the run's model: `train/<name>/model.safetensors` and its card."""
+    with _local_copy(checkpoint) as folder:
+        facts = json.loads((folder / "training.json").read_text())["facts"]
+        architecture = {**facts["architecture"], "mean": tuple(facts["architecture"]["mean"]), "std": tuple(facts["architecture"]["std"])}
+        model = empty_detector(Architecture(**architecture))
+        load_blob(model, (folder / WEIGHTS).read_bytes(), None, str(folder))
+    return save_checkpoint(storage, RunFolder(storage, config).key("train", plan.name), model, card_facts(config, plan, facts, metrics))
+
+
+def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
+    from robust.version import code_version
+
+    figures = {name: metrics[name] for name in ("auc", "frame_auc", "robust_auc", "attack_success") if name in metrics}
+    return {
+        "model": plan.name, "run": config.run.name, "epoch": int(metrics["epoch"]), "weights": facts["weights"],
+        "recipe": plan.recipe.model_dump(mode="json"), "settings_from": plan.tuned or "config",
+        "threshold": metrics["threshold"], "frame_threshold": metrics["frame_threshold"],
+        "threshold_rule": "FPR 1 % on clean " + ("training videos (optimistic)" if facts["threshold_from_training_videos"] else "validation videos"),
+        "metrics": {name: None if value != value else value for name, value in figures.items()},
+        "validation_threat": plan.threat.model_dump(mode="json"),
+        "crops": {"train": facts["crops"], "validation": facts["validation_crops"]},
+        "config_fingerprint": plan.fingerprint, "data_fingerprint": fingerprint(config, ("data", "extract")), "code": code_version(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("train", train))

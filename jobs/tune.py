@@ -1,0 +1,156 @@
+"""Searches training epsilon, PGD steps and Lipschitz weight with Ray Tune and ASHA.
+
+Every trial is one worker on its share of the cluster and is measured at one fixed threat (`tune.threat`), never at its own
+epsilon: else a trial that trains at a tiny epsilon would look the most robust.
+
+    python -m jobs.tune [--config FILE] [--profile NAME] [section.key=value ...]
+"""
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from jobs.cli import run_job
+from jobs.run_folder import RunFolder
+from jobs.tuned import with_settings
+from robust.config import Config, RecipeConfig, parse
+from robust.errors import UserError
+from robust.evaluation.tune_plot import tune_plot
+from robust.storage import Storage
+
+OBJECTIVE = "robust_auc"
+EXPERIMENT = "trials"
+
+
+def search(config: Config, storage: Storage) -> dict:
+    """Runs the trials that are missing, names the winner; a search that was stopped goes on where it was."""
+    folder = RunFolder(storage, config)
+    if folder.is_done("tune"):
+        result = folder.result("tune")
+        return {**result, "summary": f"there already: {result['summary'].removeprefix('there already: ')}"}
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else fit() returns after Ctrl-C as if the search were complete
+    tuner = resumable_tuner(config, storage)
+    table = trial_table(tuner.fit(), root=storage.arrow()[1])
+    if not any(row["status"] == "done" for row in table):
+        raise UserError(f"tune: none of {len(table)} trials finished; the first error: {next((row['error'] for row in table if row['error']), 'none')}")
+    best = choose(table, clean_tolerance=config.tune.clean_tolerance)
+    storage.write_bytes(folder.key("tune", "trials.html"), tune_plot(table, best["trial"], config.tune.threat.epsilon).encode())
+    return {"trials": table, "winner": best, "threat": config.tune.threat.model_dump(mode="json"), "summary": summary(table, best, config)}
+
+
+def summary(table: list[dict], best: dict, config: Config) -> str:
+    settings, failed = best["settings"], sum(row["error"] is not None for row in table)
+    return (f"{len(table)} trials{f' ({failed} failed)' if failed else ''}; best is {best['trial']}: epsilon {settings['epsilon']:.2f}, {settings['steps']} steps, Lipschitz weight "
+            f"{settings['lipschitz_weight']:.1e}; AUC {best['auc']:.3f} clean, {best['robust_auc']:.3f} under PGD at epsilon {config.tune.threat.epsilon:g}")
+
+
+def resumable_tuner(config: Config, storage: Storage) -> tune.Tuner:
+    """A new search, or the one whose state the storage holds."""
+    settings = config.tune
+    filesystem, path = storage.arrow(RunFolder(storage, config).key("tune"))
+    trainable = tune.with_resources(tune.with_parameters(trial, config=config.model_dump(mode="json")),
+                                    {"CPU": settings.cpus_per_trial, **({"GPU": settings.gpus_per_trial} if settings.gpus_per_trial else {})})
+    experiment = f"{path}/{EXPERIMENT}"
+    if tune.Tuner.can_restore(experiment, storage_filesystem=filesystem):
+        return tune.Tuner.restore(experiment, trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True)
+    return tune.Tuner(
+        trainable,
+        param_space={"epsilon": tune.loguniform(*settings.epsilon), "steps": tune.choice(settings.steps),
+                     "lipschitz_weight": tune.loguniform(*settings.lipschitz_weight)},
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE, mode="max", num_samples=settings.samples, max_concurrent_trials=concurrent_trials(config),
+            search_alg=tune.search.BasicVariantGenerator(random_state=config.run.seed),
+            scheduler=ASHAScheduler(time_attr="training_iteration", max_t=settings.epochs, grace_period=min(settings.grace_epochs, settings.epochs),
+                                    reduction_factor=settings.reduction_factor),
+        ),
+        run_config=tune.RunConfig(name=EXPERIMENT, storage_path=path, storage_filesystem=filesystem, verbose=0,
+                                  failure_config=tune.FailureConfig(max_failures=2),
+                                  checkpoint_config=tune.CheckpointConfig(num_to_keep=1)),
+    )
+
+
+def concurrent_trials(config: Config) -> int:
+    """What the cluster holds at once, or fewer if the config says so.
+
+    Raises:
+        UserError: not even one fits (Ray would wait for ever).
+    """
+    total, settings = ray.cluster_resources(), config.tune
+    fit = min(total.get(kind, 0) // each for kind, each in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)) if each > 0)
+    if fit < 1:
+        raise UserError(f"tune: a trial needs {settings.cpus_per_trial:g} CPU and {settings.gpus_per_trial:g} GPU, the cluster has "
+                        f"{total.get('CPU', 0):g} and {total.get('GPU', 0):g}; lower tune.cpus_per_trial or tune.gpus_per_trial")
+    return int(min(fit, settings.max_concurrent or math.inf))
+
+
+def trial_recipe(config: Config, settings: dict) -> RecipeConfig:
+    """The defended recipe with a trial's settings and length."""
+    return with_settings(config.train.defended, **settings).model_copy(update={"epochs": config.tune.epochs})
+
+
+def trial(settings: dict, config: dict) -> None:
+    """One trial, in its own process; reports after each epoch and goes on from its own checkpoint."""
+    import torch
+
+    from robust.training.loop import Place
+    from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
+    from robust.training.state import save_state
+
+    parsed = parse(config)
+    storage = Storage.from_config(parsed.storage)
+    limit_threads(parsed.tune.cpus_per_trial)
+    device = torch.device("cuda" if parsed.tune.gpus_per_trial > 0 and torch.cuda.is_available() else "cpu")
+    torch.manual_seed(parsed.run.seed)
+    recipe = trial_recipe(parsed, settings)
+    crops = load_crops(parsed, storage)
+    network, weights = initial_detector(parsed, recipe, storage)
+    facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
+             "threshold_from_training_videos": crops.validates_on_training}
+    start = tune.get_checkpoint()
+    resume = Path(start.to_directory()) if start else None
+    threat = parsed.tune.threat.model_copy(update={"every": 1})
+    place = Place(0, 1, device, parsed.train.loader_threads)
+    for training, figures, scores in run_epochs(parsed, recipe, threat, network, crops, place=place, resume=resume):
+        folder = Path(tempfile.mkdtemp(prefix="trial-"))
+        try:
+            save_state(training, folder, facts)
+            tune.report({**scores, "epoch": training.epoch, "loss": figures.losses["total"], "seconds": figures.seconds},
+                        checkpoint=tune.Checkpoint.from_directory(str(folder)))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def trial_table(grid: tune.ResultGrid, *, root: str) -> list[dict]:
+    """One row a trial: settings, last figures, epochs reached, the key of its checkpoint (below `root`, the storage's own path)."""
+    rows = []
+    for result in grid:
+        metrics = result.metrics or {}
+        finite = {name: _finite(metrics.get(name)) for name in ("auc", "robust_auc", "attack_success", "threshold", "frame_threshold", "frame_auc")}
+        done = finite["robust_auc"] is not None
+        rows.append({"trial": metrics.get("trial_id") or Path(result.path).name, "settings": dict(result.config), "status": "done" if done else "error", **finite,
+                     "epochs": metrics.get("epoch", 0), "checkpoint": result.checkpoint.path.removeprefix(f"{root}/") if result.checkpoint else None,
+                     "error": str(result.error).strip().splitlines()[-1] if result.error else None})
+    return sorted(rows, key=lambda row: row["trial"])
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def choose(table: list[dict], *, clean_tolerance: float) -> dict:
+    """The most robust trial (robust AUC at the fixed threat) among those whose clean AUC is within the tolerance of the best."""
+    done = [row for row in table if row["status"] == "done"]
+    bar = max(row["auc"] for row in done) - clean_tolerance
+    return max((row for row in done if row["auc"] >= bar), key=lambda row: (row["robust_auc"], row["auc"]))
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("tune", search))

@@ -1,0 +1,265 @@
+"""One video or photograph to a verdict, along the very path of training and evaluation.
+
+Frames, faces, the followed person and the crop come from `robust.data.extraction`, the model's input from
+`robust.data.inputs`; nothing of it is defined a second time here. A photograph is a video of one frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from robust.config import ExtractConfig, StorageConfig, science
+from robust.data.extraction import Source, decode_source, faces_of, read_source
+from robust.data.faces import Face, FaceDetector
+from robust.data.inputs import to_input
+from robust.data.rows import REAL, VideoRow
+from robust.data.shards import decode_image
+from robust.data.tree import is_video
+from robust.data.video import DecodedVideo, UnreadableVideo, read_image, unreadable
+from robust.errors import UserError
+from robust.models.detector import Detector
+from robust.storage import MissingObject
+
+VIDEO, IMAGE = "video", "image"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+BATCH = 32
+CROP_SETTINGS = ("detector", "margin", "min_score", "min_face", "detect_size", "image_format", "jpeg_quality", "max_crop")
+"""The settings of `extract` that decide what a crop looks like."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """Scores above `logit` are called fake; `rule` says where it comes from."""
+
+    logit: float
+    rule: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameScore:
+    """One sampled frame; `logit`, `probability`, `box` and `face_score` are None where the person's face was not found.
+
+    Args:
+        frame_index: in the video, from 0.
+        logit: of the face crop, positive for fake.
+        probability: sigmoid of the logit: the network's own, not calibrated.
+        box: x0, y0, x1, y1, pixels of the frame.
+        face_score: the face detector's probability that it is a face.
+    """
+
+    frame_index: int
+    timestamp_s: float
+    logit: float | None = None
+    probability: float | None = None
+    box: tuple[float, ...] | None = None
+    face_score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the detector says of one file.
+
+    Args:
+        verdict: "fake", "real", or "undecided" (no face, unreadable).
+        status: the extraction's: ok, partial, no_face or unreadable.
+        reason: why it is undecided, or what else should be known (damage, frames without a face, faces not judged).
+        score: mean of the frames' logits; None if undecided.
+        other_faces: most faces in one frame that are not the judged person's.
+    """
+
+    name: str
+    uri: str
+    kind: str
+    verdict: str
+    status: str
+    reason: str
+    score: float | None
+    probability: float | None
+    threshold: float
+    frames_decoded: int
+    frames_with_face: int
+    other_faces: int
+    frames: tuple[FrameScore, ...]
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """A verdict and what it was given on.
+
+    Args:
+        pictures: (N, H, W, 3) uint8, the sampled frames, in the order of `verdict.frames`.
+        other_boxes: of each frame, the boxes of faces that were not judged.
+    """
+
+    verdict: Verdict
+    pictures: np.ndarray
+    other_boxes: tuple[tuple[np.ndarray, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Examiner:
+    """Everything that a verdict takes; `examine` gives one.
+
+    Args:
+        model: in eval mode, on its device.
+        thresholds: by kind, from `thresholds_of`.
+        extract: settings of the crops; the model's training and evaluation used the same ones.
+        frames: sampled frames of a video.
+        face_detector: from `robust.data.faces.build_detector`.
+        storage: for files in a bucket.
+    """
+
+    model: Detector
+    thresholds: dict[str, Threshold]
+    extract: ExtractConfig
+    frames: int
+    face_detector: FaceDetector
+    storage: StorageConfig
+
+    def examine(self, name: str, uri: str, kind: str) -> Examination:
+        """The verdict on one file; whatever is wrong with the file is told in it.
+
+        Args:
+            name: how to call it; uri: a local path or s3://; kind: VIDEO or IMAGE.
+        Raises:
+            UserError: storage cannot be reached, or the model's output is not finite.
+        """
+        row = VideoRow(name, uri, REAL, "", "", ("unknown",), "test")  # its label is not looked at
+        decoded, source = _decode(row, kind, self.frames, self.storage)
+        seen = _Seen(self.face_detector)
+        crops, status = faces_of(row, decoded, self.extract, seen, source=source, fingerprint="")
+        logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
+        if not np.isfinite(logits).all():
+            raise UserError(f"{name}: the model's logit is not finite; the checkpoint's weights have diverged, use another")
+        other_boxes = _other_boxes(seen.found, decoded, crops)
+        verdict = _judge(row, kind, self.thresholds[kind], status, _frame_scores(decoded, crops, logits), other_boxes)
+        return Examination(verdict, decoded.frames, other_boxes)
+
+
+def kind_of(path: str) -> str | None:
+    """VIDEO or IMAGE by the name of a file, None for anything else."""
+    if is_video(path):
+        return VIDEO
+    return IMAGE if path.lower().endswith(IMAGE_SUFFIXES) else None
+
+
+def thresholds_of(card: dict, override: float | None) -> dict[str, Threshold]:
+    """The threshold for each kind: the card's for video scores and for single frames, or `override` (a logit) for both.
+
+    Raises:
+        UserError: the card has none.
+    """
+    if override is not None:
+        given = Threshold(float(override), "detect.threshold")
+        return {VIDEO: given, IMAGE: given}
+    video, frame = card.get("threshold"), card.get("frame_threshold", card.get("threshold"))
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (video, frame)):
+        raise UserError("the checkpoint's card.json has no threshold; set detect.threshold (a logit, 0 is probability 0.5)")
+    rule = card.get("threshold_rule", "card.json, whose rule it does not tell")
+    per_frame = "single frames" if "frame_threshold" in card else "video scores: the card has none for single frames"
+    return {VIDEO: Threshold(float(video), f"{rule}, video scores"), IMAGE: Threshold(float(frame), f"{rule}, {per_frame}")}
+
+
+def crop_differences(card: dict, extract: ExtractConfig) -> list[str]:
+    """Settings of the crops that differ from those the model was trained with, where its card tells them."""
+    trained, now = card.get("extract") or {}, science(extract)
+    return [f"extract.{name} is {now[name]!r}, the checkpoint was trained with {trained[name]!r}"
+            for name in CROP_SETTINGS if name in trained and trained[name] != now[name]]
+
+
+@torch.inference_mode()
+def score_crops(model: Detector, crops: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,) float64 logits of N uint8 (H, W, 3) face crops of any sizes."""
+    device = next(model.parameters()).device
+    logits = [np.zeros(0)]
+    for start in range(0, len(crops), BATCH):
+        x = to_input(crops[start:start + BATCH], model.input_size).to(device)
+        logits.append(model(x).double().cpu().numpy())
+    return np.concatenate(logits)
+
+
+def probability(logit: float) -> float:
+    """Sigmoid, also for logits whose exponential overflows."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+# ---------------------------------------------------------------------------------------------------- its parts
+
+
+class _Seen:
+    """A face detector that remembers the faces it found, to tell of those that are not judged."""
+
+    def __init__(self, detector: FaceDetector):
+        self.detector = detector
+        self.found: list[list[Face]] = []
+
+    def detect(self, frames: np.ndarray) -> list[list[Face]]:
+        self.found = self.detector.detect(frames)
+        return self.found
+
+
+def _decode(row: VideoRow, kind: str, frames: int, storage: StorageConfig) -> tuple[DecodedVideo, Source | None]:
+    if kind == VIDEO:
+        return decode_source(row, count=frames, storage_config=storage)
+    try:
+        source = read_source(row.uri, storage)
+    except MissingObject:
+        return unreadable("the file does not exist"), None
+    try:
+        image = read_image(source.content)
+    except UnreadableVideo as error:
+        return unreadable(str(error)), source
+    except Exception as error:  # a decoder's surprise, as in decode_source
+        return unreadable(f"the decoder failed: {type(error).__name__}: {error}"[:300]), source
+    return DecodedVideo(image[None], np.zeros(1, np.int64), np.zeros(1), "ok", ""), source
+
+
+def _frame_scores(decoded: DecodedVideo, crops: list[dict], logits: np.ndarray) -> tuple[FrameScore, ...]:
+    """One a decoded frame, in their order."""
+    judged = {crop["frame_index"]: (crop, float(logit)) for crop, logit in zip(crops, logits, strict=True)}
+    scores = []
+    for index, time_s in zip(decoded.indices.tolist(), decoded.timestamps_s.tolist(), strict=True):
+        if index not in judged:
+            scores.append(FrameScore(index, time_s))
+            continue
+        crop, logit = judged[index]
+        scores.append(FrameScore(index, time_s, logit, probability(logit), tuple(crop["box"]), crop["score"]))
+    return tuple(scores)
+
+
+def _other_boxes(found: list[list[Face]], decoded: DecodedVideo, crops: list[dict]) -> tuple[tuple[np.ndarray, ...], ...]:
+    subject = {crop["frame_index"]: crop["box"] for crop in crops}
+    return tuple(tuple(face.box for face in faces if face.box.tolist() != subject.get(index))
+                 for index, faces in zip(decoded.indices.tolist(), found))
+
+
+def _judge(row: VideoRow, kind: str, threshold: Threshold, status: dict, frames: tuple[FrameScore, ...], other_boxes) -> Verdict:
+    logits = [frame.logit for frame in frames if frame.logit is not None]
+    score = float(np.mean(logits)) if logits else None
+    others = max(map(len, other_boxes), default=0)
+    remarks = [status["reason"]]
+    if others and score is not None:
+        remarks.append(f"only the main person is judged, up to {others} more in a frame")
+    return Verdict(
+        name=row.video_id,
+        uri=row.uri,
+        kind=kind,
+        verdict="undecided" if score is None else "fake" if score > threshold.logit else "real",
+        status=status["status"],
+        reason="; ".join(filter(None, remarks)),
+        score=score,
+        probability=None if score is None else probability(score),
+        threshold=threshold.logit,
+        frames_decoded=len(frames),
+        frames_with_face=len(logits),
+        other_faces=others,
+        frames=frames,
+    )

@@ -1,0 +1,203 @@
+"""jobs/evaluate.py on two small models and made-up crops, with a small local Ray."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import jobs.evaluate as job
+from cluster.local import LocalCluster
+from robust.config import parse
+from robust.data.inputs import to_tensor
+from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
+from robust.errors import UserError
+from robust.evaluation import attack_block, blocks
+from robust.evaluation.summary import without_timing
+from robust.models.checkpoint import save_checkpoint
+from robust.models.detector import Architecture, empty_detector
+from robust.storage import Storage
+
+RUN, SIZE = "tiny", 32
+
+
+def crop(rng, label):
+    """A smooth picture; a fake has a fine grid on it."""
+    rough = rng.uniform(60, 200, (4, 4, 3)).repeat(10, 0).repeat(10, 1)
+    grid = label * 12 * (np.indices((40, 40)).sum(0) % 4 < 2)[..., None]
+    return np.clip(rough + grid + rng.normal(0, 2, (40, 40, 3)), 0, 255).astype(np.uint8)
+
+
+def write_crops(storage):
+    """Two shards of the test split: 8 reals, 8 fakes of two kinds, 3 frames each, and one video without a face."""
+    rng = np.random.default_rng(0)
+    videos = [(f"demo/Celeb-real/id{i}", 0, "Celeb-real", [f"demo:id{i}"]) for i in range(8)]
+    videos += [(f"demo/{kind}/id{i}_id{i + 1}", 1, kind, [f"demo:id{i}", f"demo:id{i + 1}"])
+               for kind in ("coarse", "fine") for i in range(0, 8, 2)]
+    images, labels = [], []
+    for part in (videos[::2], videos[1::2] + [("demo/fine/id9", 1, "fine", ["demo:id9"])]):
+        shard = shard_key("demo", [video[0] for video in part], "f")
+        faces, statuses = [], []
+        for video_id, label, method, people in part:
+            common = {"video_id": video_id, "dataset": "demo", "label": label, "method": method, "identities": people, "split": "test"}
+            found = 0 if video_id.endswith("id9") else 3
+            statuses.append({**dict.fromkeys(STATUS_SCHEMA.names), **common, "uri": video_id, "frames_found": found,
+                             "status": "ok" if found else "no_face", "reason": "" if found else "no face in any of 3 frames",
+                             "frames_asked": 3, "frames_decoded": 3, "source_bytes": 1, "fingerprint": "f"})
+            for frame in range(found):
+                images.append(crop(rng, label))
+                labels.append(label)
+                faces.append({**common, "frame_index": frame, "timestamp_s": 0.1 * frame, "box": [0.0] * 4, "landmarks": [0.0] * 10,
+                              "score": 1.0, "track": 0, "image": encode_image(images[-1]), "height": 40, "width": 40})
+        write_shard(storage, RUN, shard, faces, statuses)
+    return images, labels
+
+
+def write_models(storage, images, labels):
+    """A baseline that learned the grid, and a `defended` one whose logits move a tenth as far."""
+    from robust.data.inputs import resize
+
+    torch.manual_seed(0)
+    architecture = Architecture("meso_inception4", SIZE, (0.5,) * 3, (0.5,) * 3, None)
+    model = empty_detector(architecture).train()
+    x, y = to_tensor(resize(images, SIZE)), torch.tensor(labels).float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(model(x), y).backward()
+        optimizer.step()
+    for name, threshold in (("baseline", 0.2), ("defended", 0.1)):
+        save_checkpoint(storage, f"{RUN}/train/{name}", model.eval(), {"threshold": threshold, "frame_threshold": threshold, "recipe": name})
+        with torch.no_grad():
+            next(parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 1).sub_(0.05)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run that is extracted and trained."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    storage = Storage.from_config(config_of(folder).storage)
+    write_models(storage, *write_crops(storage))
+    return folder
+
+
+def config_of(folder: Path, **evaluate):
+    settings = {"epsilons": [0.5, 4], "attacks": {"fgsm": {"steps": 1}, "pgd": {"steps": 3}}, "block_size": 10, "batch_size": 4,
+                "bootstrap": 20, "gallery": 2, **evaluate}
+    return parse({"run": {"name": RUN}, "storage": {"uri": str(folder / "storage")},
+                  "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(folder / "outputs")}, "evaluate": settings})
+
+
+@pytest.fixture(scope="module")
+def small_ray(folder):
+    with LocalCluster(config_of(folder)):
+        yield
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    """No Ray: tasks run in this process, one after another, the last first."""
+    monkeypatch.setattr(job, "run_tasks", one_by_one)
+    monkeypatch.setattr(job, "make_gallery", lambda *_: [])
+
+
+def one_by_one(config, storage, tasks):
+    return sum(job.attack_task(config, storage, task) for task in reversed(tasks))
+
+
+def summary_of(folder):
+    return json.loads((folder / "storage" / RUN / "report/summary.json").read_text())
+
+
+@pytest.mark.cluster
+def test_a_whole_evaluation_then_nothing_to_do_then_one_cpu_gives_the_same(folder, small_ray, monkeypatch):
+    config = config_of(folder)
+    storage = Storage.from_config(config.storage)
+    result = job.evaluate(config, storage)
+    first = summary_of(folder)
+    assert result["predictions"] == 2 * 4 * 48 and result["skipped_videos"] == 1
+    assert [model["name"] for model in first["models"]] == ["baseline", "defended"]
+    assert first["headline"]["models"]["baseline"]["value"] is not None
+    assert first["data"]["skipped"] == [
+        {"video_id": "demo/fine/id9", "status": "no_face", "reason": "no face in any of 3 frames"}]
+
+    copy = folder / "outputs" / RUN / "report/index.html"
+    page = copy.read_text()
+    assert page == storage.read_bytes(f"{RUN}/report/index.html").decode()
+    assert page.count("data:image/webp") == 2 * (1 + 2 * 2)
+    assert str(copy) in result["summary"]
+    events = storage.list(f"{RUN}/tensorboard/evaluate")
+    assert [key.split("/")[3] for key in events] == ["baseline", "defended"]
+
+    again = job.evaluate(config, storage)
+    assert again["blocks_computed"] == 0
+    assert without_timing(summary_of(folder)) == without_timing(first)
+
+    storage.delete_prefix(f"{RUN}/evaluate/blocks")
+    monkeypatch.setattr(job, "run_tasks", one_by_one)
+    assert job.evaluate(config, storage)["blocks_computed"] == result["blocks_computed"]
+    assert without_timing(summary_of(folder)) == without_timing(first)
+
+
+def test_a_stopped_job_goes_on_from_its_finished_blocks(folder, by_hand):
+    config = config_of(folder, epsilons=[0.5], bootstrap=10)
+    storage = Storage.from_config(config.storage)
+    storage.delete_prefix(f"{RUN}/evaluate/blocks")
+    whole = job.evaluate(config, storage)
+    first = summary_of(folder)
+    finished = storage.list(f"{RUN}/evaluate/blocks")
+    assert len(finished) == whole["blocks_computed"]
+    for key in finished[::3]:
+        storage.delete(key)
+    assert job.evaluate(config, storage)["blocks_computed"] == len(finished[::3])
+    assert without_timing(summary_of(folder)) == without_timing(first)
+
+
+def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):
+    config = config_of(folder, epsilons=[0.5], bootstrap=10)
+    storage = Storage.from_config(config.storage)
+    job.evaluate(config, storage)
+    candidates = job.find_candidates(config, storage)
+    changed = job.Candidate("defended", candidates[1].storage, candidates[1].key, {**candidates[1].card, "sha256": "0" * 64})
+    plan = blocks.plan_blocks(read_status(storage, RUN), split="test", block_size=10)
+    cells = attack_block.cells(config.evaluate)
+    assert job.missing_tasks(config, storage, candidates, plan, cells) == []
+    tasks = job.missing_tasks(config, storage, [candidates[0], changed], plan, cells)
+    assert sum(len(task.cells) for task in tasks) == len(plan) * len(cells)
+    with pytest.raises(UserError, match="changed while"):
+        job.attack_task(config, storage, tasks[0])
+
+
+def test_more_checkpoints_stand_beside_the_runs_own(folder, by_hand):
+    other = folder / "storage" / RUN / "train/defended"
+    config = config_of(folder, epsilons=[0.5], checkpoints={"peer": str(other)}, bootstrap=10)
+    storage = Storage.from_config(config.storage)
+    job.evaluate(config, storage)
+    models = summary_of(folder)["models"]
+    assert [model["name"] for model in models] == ["baseline", "defended", "peer"]
+    assert models[1]["sha256"] == models[2]["sha256"]
+    own_name = config_of(folder, epsilons=[0.5], checkpoints={"baseline": str(other)})
+    with pytest.raises(UserError, match="evaluate.checkpoints.baseline"):
+        job.find_candidates(own_name, storage)
+
+
+def test_what_is_missing_is_said(folder, tmp_path, by_hand):
+    empty = config_of(tmp_path)
+    with pytest.raises(UserError, match="run jobs.train first"):
+        job.evaluate(empty, Storage.from_config(empty.storage))
+    gone = config_of(tmp_path, checkpoints={"x": str(tmp_path / "nowhere")})
+    with pytest.raises(UserError, match="no model.safetensors"):
+        job.evaluate(gone, Storage.from_config(gone.storage))
+    no_crops = config_of(tmp_path, checkpoints={"x": str(folder / "storage" / RUN / "train/baseline")})
+    with pytest.raises(UserError, match="run jobs.extract first"):
+        job.evaluate(no_crops, Storage.from_config(no_crops.storage))
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_is_too_small_is_an_error_not_a_wait(folder, small_ray):
+    with pytest.raises(UserError, match="evaluate.gpus_per_task=1"):
+        job.require_resources(config_of(folder, gpus_per_task=1))
+    with pytest.raises(UserError, match="evaluate.cpus_per_task=64"):
+        job.require_resources(config_of(folder, cpus_per_task=64))

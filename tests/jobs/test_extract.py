@@ -1,0 +1,221 @@
+"""jobs.extract on a local Ray: every file has its row, nothing is done twice, a kill loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.local import LocalCluster
+from jobs import extract as job
+from jobs.extract import detector_actors, extract
+from jobs.extract_stages import CROPS_SCHEMA, Detect, Decode, DecodeAndDetect, Write, plan_table, tasks_of
+from robust.config import ExtractConfig, StorageConfig, parse
+from robust.data.rows import VideoRow
+from robust.data.shard_plan import plan_shards
+from robust.data.shards import read_faces, read_status
+from robust.data.video import read_frames
+from robust.errors import UserError
+from robust.storage import Storage
+from tests import clips
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = 8  # of each label
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """A folder data set: good clips of a real face, and one of everything that goes wrong."""
+    root = tmp_path_factory.mktemp("videos")
+    frames = read_frames(clips.real_face(), count=36, name="face").frames[:, :, 120:480]
+    for label in ("real", "fake"):
+        (root / label).mkdir()
+        for number in range(GOOD):
+            start = 2 * number + (label == "fake")
+            (root / label / f"good{number}.mp4").write_bytes(clips.clip(frames[start:start + 16], gop=4))
+    good = clips.clip(frames[:30], gop=4)
+    (root / "real" / "truncated.mp4").write_bytes(good[: int(0.7 * len(good))])
+    (root / "real" / "empty.mp4").write_bytes(b"")
+    (root / "fake" / "audio.mp4").write_bytes(clips.audio_only())
+    (root / "fake" / "no_face.mp4").write_bytes(clips.counting(30))
+    return root
+
+
+def config_of(videos: Path, storage: Path, **extract_settings):
+    return parse({
+        "run": {"name": "r"},
+        "storage": {"uri": str(storage)},
+        "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(storage.parent / "out")},
+        "data": {"datasets": [{"layout": "folder", "uri": str(videos), "name": "own"}]},
+        "extract": {"frames_train": 3, "frames_test": 2, "min_face": 60, "detect_cpus": 1, "detect_actors": 1,
+                    "videos_per_shard": 4, **extract_settings},
+    })
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    config = config_of(Path("unused"), tmp_path_factory.mktemp("cluster") / "storage")
+    with LocalCluster(config):
+        yield
+
+
+def objects(storage: Storage) -> dict[str, bytes]:
+    return {key: storage.read_bytes(key) for key in storage.list("r/faces")}
+
+
+@pytest.mark.cluster
+def test_every_file_ends_in_the_status_table_and_a_second_run_does_nothing(cluster, videos, tmp_path, monkeypatch):
+    config = config_of(videos, tmp_path / "storage")
+    storage = Storage.from_config(config.storage)
+    result = extract(config, storage)
+
+    status = {row["video_id"]: row for row in read_status(storage, "r").to_pylist()}
+    assert len(status) == 2 * GOOD + 4 == result["videos"] == result["extracted_now"]
+    for label in ("real", "fake"):
+        for number in range(GOOD):
+            row = status[f"own/{label}/good{number}"]
+            assert row["status"] == "ok" and row["frames_found"] == row["frames_asked"] == (2 if row["split"] == "test" else 3)
+    bad = {key.rpartition("/")[2]: (row["status"], row["reason"]) for key, row in status.items() if "good" not in key}
+    assert bad["empty"] == ("unreadable", "empty file (0 bytes)")
+    assert bad["audio"] == ("unreadable", "no video stream: audio only")
+    assert bad["truncated"][0] == "partial" and "of about 30 frames are good" in bad["truncated"][1]
+    assert bad["no_face"][0] == "no_face" and bad["no_face"][1].startswith("no face in any of")
+    assert sorted(tuple(entry[1:]) for entry in result["not_ok"]) == sorted(bad.values())
+    assert result["by_status"] == {"ok": 2 * GOOD, "partial": 1, "no_face": 1, "unreadable": 2}
+
+    faces = read_faces(storage, "r", columns=["video_id", "label", "split"]).to_pylist()
+    assert len(faces) == result["faces"] == sum(row["frames_found"] for row in status.values())
+    assert all(face["split"] == status[face["video_id"]]["split"] for face in faces)
+
+    before = objects(storage)
+    monkeypatch.setattr(job, "run_pipeline", lambda *_: pytest.fail("the second run had nothing to do"))
+    again = extract(config, storage)
+    assert again["extracted_now"] == 0 and objects(storage) == before
+    assert {**again, "extracted_now": 0, "summary": ""} == {**result, "extracted_now": 0, "summary": ""}
+
+
+@pytest.mark.cluster
+def test_what_is_missing_is_done_anew_and_comes_out_the_same(cluster, videos, tmp_path):
+    # The state after a kill: some shards there, one without its commit. The second job decodes on CPU tasks and
+    # detects in actors apart from them, as with a GPU; the shards must be the very same.
+    config = config_of(videos, tmp_path / "storage")
+    storage = Storage.from_config(config.storage)
+    extract(config, storage)
+    whole = objects(storage)
+    commits = [key for key in whole if key.endswith(".status.parquet")]
+    storage.delete(commits[0])
+    for key in commits[1], commits[1].replace(".status", ""):
+        storage.delete(key)
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(job, "_crops", separate_stages)
+        result = extract(config, storage)
+    assert 1 <= result["extracted_now"] <= 8
+    assert objects(storage) == whole
+
+
+def separate_stages(videos, config, settings, actors):
+    decoded = videos.map_batches(Decode(config.extract, config.storage), batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+    return decoded.map_batches(Detect, fn_constructor_args=(config.extract, settings), batch_size=None, batch_format="pyarrow",
+                               num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
+
+
+@pytest.mark.cluster
+@pytest.mark.fault
+def test_a_job_killed_on_the_way_is_finished_by_the_next_with_each_video_once(videos, tmp_path):
+    config = config_of(videos, tmp_path / "storage", videos_per_shard=2)
+    storage = Storage.from_config(config.storage)
+    settings = tmp_path / "config.yaml"
+    from robust.config import dump_yaml
+
+    settings.write_text(dump_yaml(config))
+    command = [sys.executable, "-m", "jobs.extract", "--config", str(settings)]
+    job_process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        while read_status(storage, "r").num_rows == 0:  # until the first shard is committed
+            assert job_process.poll() is None, "the job ended before it could be killed"
+            time.sleep(0.05)
+    finally:
+        os.killpg(job_process.pid, signal.SIGKILL)
+        job_process.wait()
+    done = read_status(storage, "r").num_rows
+    assert done < 2 * GOOD + 4
+
+    outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    result = storage.read_json("r/faces/result.json")
+    assert result["videos"] == 2 * GOOD + 4 and 0 < result["extracted_now"] <= result["videos"] - done
+    shards = [key for key in storage.list("r/faces") if key.endswith(".status.parquet")]
+    committed = [row["video_id"] for key in shards for row in storage.read_table(key).to_pylist()]
+    assert len(committed) == len(set(committed)) == result["videos"]
+
+
+# ---------------------------------------------------------------------------------------------------- without Ray
+
+
+def planned(tmp_path, names, size):
+    rows = [VideoRow(f"d/m/{name}", str(tmp_path / f"{name}.mp4"), 0, "d", "m", (f"d:{name}",), "train") for name in names]
+    return plan_shards(rows, videos_per_shard=size, fingerprint="f")
+
+
+def batches(tasks):
+    import pyarrow as pa
+
+    return [pa.table({"plan": pa.array([task["plan"]], pa.binary())}) for task in tasks]
+
+
+@pytest.mark.parametrize(("size", "most", "expected"), [(64, 16, 16), (64, 15, 8), (25, 16, 5), (61, 16, 1), (4, 0, 1)])
+def test_tasks_divide_shards_evenly(tmp_path, size, most, expected):
+    config = ExtractConfig(videos_per_shard=size)
+    table = plan_table(planned(tmp_path, [f"{i:03d}" for i in range(70)], size), config)
+    tasks = tasks_of(table, videos_per_shard=size, most=most)
+    assert len(table) % size == 0 and len(tasks) == len(table) // expected and size % expected == 0
+
+
+def test_stages_together_or_apart_give_the_same_shard(tmp_path, local_storage):
+    import pyarrow as pa
+
+    (tmp_path / "a.mp4").write_bytes(clips.real_face().read_bytes())
+    (tmp_path / "b.mp4").write_bytes(b"")
+    config = ExtractConfig(frames_train=2, min_face=60, videos_per_shard=3)
+    plans = planned(tmp_path, "ab", 3)
+    tasks = batches(tasks_of(plan_table(plans, config), videos_per_shard=3, most=3))
+    apart = Detect(config, "f")
+    crops = [crop for task in tasks for video in Decode(config, StorageConfig())(task) for crop in apart(video)]
+    together = [crop for task in tasks for crop in DecodeAndDetect(config, StorageConfig(), "f")(task)]
+    assert pa.concat_tables(crops).equals(pa.concat_tables(together)) and crops[0].schema.equals(CROPS_SCHEMA)
+    statuses = Write(local_storage, "r")(pa.concat_tables(crops)).to_pylist()
+    assert [(row["video_id"], row["status"]) for row in statuses] == [("d/m/a", "ok"), ("d/m/b", "unreadable")]
+    assert read_faces(local_storage, "r").num_rows == 2
+
+
+def test_a_part_of_a_shard_is_never_written(tmp_path, local_storage):
+    import pyarrow as pa
+
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+    config = ExtractConfig(videos_per_shard=2)
+    plans = planned(tmp_path, "abc", 2)
+    stage = DecodeAndDetect(config, StorageConfig(), "f")
+    crops = [crop for task in batches(tasks_of(plan_table(plans, config), videos_per_shard=2, most=1)) for crop in stage(task)]
+    assert len(crops) == 4  # the last of them fills the second shard
+    for wrong in (crops[:1], crops[1:3], crops[:3]):
+        with pytest.raises(RuntimeError, match="written as a whole"):
+            Write(local_storage, "r")(pa.concat_tables(wrong))
+    assert local_storage.list("r") == []
+    for right in (crops[:2], crops[2:]):
+        Write(local_storage, "r")(pa.concat_tables(right))
+    assert read_status(local_storage, "r").num_rows == 3
+
+
+def test_the_pool_fits_the_cluster_or_says_what_does_not():
+    assert detector_actors(ExtractConfig(detect_actors=3), cpus=4, gpus=0) == 3
+    assert detector_actors(ExtractConfig(detect_gpus=0.5, detect_actors=2), cpus=8, gpus=1) == 2
+    for settings, cpus, gpus in [({"detect_actors": 5}, 4, 0), ({"detect_gpus": 1, "detect_actors": 2}, 8, 1),
+                                 ({"detect_gpus": 1}, 1, 1), ({"detect_gpus": 1}, 8, 0)]:
+        with pytest.raises(UserError, match="extract.detect_actors"):
+            detector_actors(ExtractConfig(**settings), cpus=cpus, gpus=gpus)

@@ -1,0 +1,229 @@
+"""jobs/train.py: workers that train together, go on after one of them was killed, and a model published once."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small_cluster import small_cluster
+from tiny_run import write_faces
+
+import jobs.train as job
+from jobs.cli import run_stage
+from jobs.run_folder import RunFolder
+from robust.config import parse
+from robust.errors import UserError
+from robust.models.checkpoint import load_checkpoint
+from robust.storage import Storage
+from robust.training.loop import Place
+from robust.training.session import initial_detector, load_crops, run_epochs
+from robust.training.state import save_state
+
+STEPS = 32 // 8  # of an epoch
+
+
+def config_of(folder, **sections):
+    train = {"batch_size": 8, "workers": 2, "loader_threads": 0, "models": ["defended"], "batch_norm": "frozen", "select_by": "last", "ema_decay": 0.5,
+             "validation": {"epsilon": 1, "steps": 1, "max_images": 8}, "defended": {"epochs": 3, "attack": {"epsilon": 1, "steps": 1}}}
+    return parse({
+        "run": {"name": "tiny"}, "storage": {"uri": str(folder / "storage")},
+        "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(folder / "outputs")},
+        "model": {"name": "test_resnet", "input_size": 32, "weights": "none"}, **sections, "train": {**train, **sections.get("train", {})},
+    })
+
+
+def with_faces(folder, **sections):
+    config = config_of(folder, **sections)
+    storage = Storage.from_config(config.storage)
+    write_faces(storage, "tiny")
+    return config, storage
+
+
+def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None):
+    """The real worker, which writes down each step it does; one is killed once, in the middle of an epoch.
+
+    Args:
+        killed: rank, epoch (from 0) and step (from 1) at which that worker gets kill -9.
+    """
+    def worker(arguments):
+        import jobs.train
+        import robust.training.session as session
+
+        train_epoch, attempt = session.train_epoch, len(list(folder.glob("killed"))) + 1
+
+        def watched(training, *positional, place, progress, **keywords):
+            def told(step, steps):
+                with open(folder / f"rank{place.rank}", "a") as steps_done:
+                    steps_done.write(f"{attempt} {training.epoch} {step}\n")
+                if (place.rank, training.epoch, step) == killed and not (folder / "killed").exists():
+                    (folder / "killed").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                progress(step, steps)
+
+            return train_epoch(training, *positional, place=place, progress=told, **keywords)
+
+        session.train_epoch = watched
+        jobs.train.train_worker(arguments)
+
+    return worker
+
+
+def steps_of(folder: Path, rank: int, attempt: int) -> list[tuple[int, int]]:
+    """(epoch, step) of each step that a worker did in an attempt."""
+    rows = [tuple(map(int, line.split())) for line in (folder / f"rank{rank}").read_text().splitlines()]
+    return [(epoch, step) for number, epoch, step in rows if number == attempt]
+
+
+def forbid_training(monkeypatch):
+    monkeypatch.setattr(job, "TorchTrainer", None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def ray_of_two(folder):
+    with small_cluster(config_of(folder)):
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(folder, ray_of_two):
+    """Config, storage and result of an undisturbed training by two workers."""
+    config, storage = with_faces(folder)
+    (folder / "steps").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "train_worker", watched_worker(folder / "steps"))
+        return config, storage, run_stage("train", job.train, config, storage)
+
+
+@pytest.mark.cluster
+def test_two_workers_train_a_model_that_can_be_loaded(trained, folder):
+    config, storage, result = trained
+    for rank in (0, 1):
+        assert steps_of(folder / "steps", rank, 1) == [(epoch, step) for epoch in range(3) for step in range(1, STEPS + 1)]
+    model, card = load_checkpoint(storage, "tiny/train/defended")
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2,)
+    assert (card["epoch"], card["model"], card["run"], card["settings_from"]) == (3, "defended", "tiny", "config")
+    assert (card["weights"], card["crops"]) == ("none: trained from scratch", {"train": 32, "validation": 16})
+    assert card["recipe"]["attack"]["epsilon"] == 1 and card["validation_threat"]["epsilon"] == 1
+    assert card["threshold_rule"] == "FPR 1 % on clean validation videos" and {"threshold", "frame_threshold", "code", "data_fingerprint"} <= card.keys()
+    assert 0 <= card["metrics"]["robust_auc"] <= 1
+    assert result["models"]["defended"] == {"trained_now": True, **card} and "defended: validation AUC" in result["summary"]
+
+
+@pytest.mark.cluster
+def test_the_run_folder_holds_event_files_and_no_pickle(trained):
+    _, storage, _ = trained
+    keys = storage.list("tiny")
+    assert sum("events.out.tfevents" in key and key.startswith("tiny/tensorboard/train/defended/") for key in keys) == 1
+    assert [key for key in keys if key.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))] == []
+
+
+@pytest.mark.cluster
+def test_a_second_call_does_no_step(trained, monkeypatch):
+    config, storage, result = trained
+    forbid_training(monkeypatch)
+    again = run_stage("train", job.train, config, storage)
+    assert again["models"]["defended"] == {**result["models"]["defended"], "trained_now": False} and "(there already)" in again["summary"]
+
+
+@pytest.mark.cluster
+@pytest.mark.fault
+def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path)
+    monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path, killed=(1, 1, 2)))
+    run_stage("train", job.train, config, storage)
+    assert (tmp_path / "killed").exists()
+    assert steps_of(tmp_path, 1, 1) == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2)]
+    for rank in (0, 1):
+        assert steps_of(tmp_path, rank, 2) == [(epoch, step) for epoch in (1, 2) for step in range(1, STEPS + 1)]
+    card = storage.read_json("tiny/train/defended/card.json")
+    assert card["epoch"] == 3 and card["sha256"] == trained[2]["models"]["defended"]["sha256"]  # equal to the bit
+
+    # A job that was stopped after its last checkpoint, before the model was published, has only that left to do.
+    storage.delete("tiny/train/defended/card.json")
+    before = (tmp_path / "rank0").read_text()
+    run_stage("train", job.train, config, storage)
+    assert storage.read_json("tiny/train/defended/card.json") == card and (tmp_path / "rank0").read_text() == before
+
+
+@pytest.mark.cluster
+def test_more_workers_than_the_cluster_has_is_an_error_not_a_wait(ray_of_two, tmp_path):
+    config, storage = with_faces(tmp_path, train={"workers": 8, "cpus_per_worker": 2})
+    with pytest.raises(UserError, match="train.workers: 8 x 2 CPU is more than the cluster's 2 CPU; lower train.workers or train.cpus_per_worker"):
+        job.train(config, storage)
+    config = config_of(tmp_path, train={"gpus_per_worker": 1})
+    with pytest.raises(UserError, match="train.gpus_per_worker"):
+        job.train(config, storage)
+
+
+def test_use_everything_is_said_in_the_card(tmp_path):
+    config = config_of(tmp_path, data={"splits": {"use_everything": True}})
+    plan = job.plan_for(config, Storage.from_config(config.storage), "defended")
+    facts = {"weights": "none", "crops": 32, "validation_crops": 32, "threshold_from_training_videos": True}
+    metrics = {"epoch": 2, "threshold": 0.1, "frame_threshold": 0.2, "auc": 1.0, "robust_auc": 0.5, "attack_success": float("nan")}
+    card = job.card_facts(config, plan, facts, metrics)
+    assert card["threshold_rule"] == "FPR 1 % on clean training videos (optimistic)"
+    assert card["metrics"] == {"auc": 1.0, "robust_auc": 0.5, "attack_success": None}
+
+
+@pytest.mark.parametrize("changes", [{"train": {"learning_rate": 1e-3}}, {"model": {"name": "test_resnet", "input_size": 64, "weights": "none"}},
+                                     {"run": {"name": "tiny", "seed": 1}}, {"train": {"validation": {"epsilon": 2}}}, {"augment": {"level": "none"}}])
+def test_a_model_of_other_settings_is_not_taken_for_this_one(tmp_path, changes):
+    storage = Storage.from_config(config_of(tmp_path).storage)
+    plan = job.plan_for(config_of(tmp_path), storage, "defended")
+    storage.write_json("tiny/train/defended/card.json", {"config_fingerprint": plan.fingerprint})
+    assert job.finished_card(config_of(tmp_path), storage, plan) is not None
+    moved = config_of(tmp_path, train={"workers": 4, "max_failures": 9})
+    assert job.finished_card(moved, storage, job.plan_for(moved, storage, "defended")) is not None
+    other = config_of(tmp_path, **changes)
+    assert job.finished_card(other, storage, job.plan_for(other, storage, "defended")) is None
+
+
+SETTINGS = {"epsilon": 2.0, "steps": 1, "lipschitz_weight": 0.01}
+
+
+def searched(folder, **winner):
+    """A run whose search left a checkpoint; returns the trial's network, too."""
+    config, storage = with_faces(folder, tune={"winner": "checkpoint", "epochs": 1, "threat": {"epsilon": 3, "steps": 1, "max_images": 8}})
+    torch.manual_seed(1)
+    recipe = config.train.defended.model_copy(update={"epochs": 1})
+    network, weights = initial_detector(config, recipe, storage)
+    for training, _, scores in run_epochs(config, recipe, config.tune.threat, network, load_crops(config, storage), place=Place()):
+        (folder / "state").mkdir()
+        save_state(training, folder / "state", {"weights": weights, "architecture": network.architecture.as_dict(), "crops": 32, "validation_crops": 16,
+                                                "threshold_from_training_videos": False})
+    key = "tiny/tune/trials/trial_b/checkpoint_000000"
+    for file in (folder / "state").iterdir():
+        storage.upload(file, f"{key}/{file.name}")
+    found = {"trial": "b", "settings": SETTINGS, "status": "done", **{name: None if value != value else value for name, value in scores.items()}, "epochs": 1, "checkpoint": key, "error": None, **winner}
+    RunFolder(storage, config).write_result("tune", {"winner": found, "trials": [found]})
+    return config, storage, training.scored
+
+
+def test_the_winner_of_the_search_is_taken_over_without_a_step(tmp_path, monkeypatch):
+    config, storage, network = searched(tmp_path)
+    forbid_training(monkeypatch)
+    card = job.train(config, storage)["models"]["defended"]
+    model, stored = load_checkpoint(storage, "tiny/train/defended")
+    assert {"trained_now": True, **stored} == card
+    assert all(torch.equal(one, other) for one, other in zip(model.state_dict().values(), network.state_dict().values(), strict=True))
+    assert (card["settings_from"], card["epoch"], card["recipe"]["epochs"]) == ("tune trial b", 1, 1)
+    assert (card["recipe"]["attack"]["epsilon"], card["recipe"]["lipschitz"]["weight"]) == (2.0, 0.01)
+    assert card["validation_threat"]["epsilon"] == 3  # what the trial's figures were measured at
+    assert job.train(config, storage)["models"]["defended"]["trained_now"] is False
+
+
+def test_a_winner_without_its_checkpoint_is_told(tmp_path, monkeypatch):
+    config, storage, _ = searched(tmp_path)
+    forbid_training(monkeypatch)
+    storage.delete_prefix("tiny/tune/trials")
+    with pytest.raises(UserError, match="checkpoint_000000 is gone; set tune.winner=retrain"):
+        job.train(config, storage)
+    RunFolder(storage, config).write_result("tune", {"winner": {"trial": "b", "settings": SETTINGS, "checkpoint": None}})
+    with pytest.raises(UserError, match="trial b left no checkpoint"):
+        job.train(config, storage)

@@ -1,0 +1,195 @@
+"""robust/detection.py and its picture, with a face detector that finds what a test says, and models with known logits."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from robust.config import ExtractConfig, StorageConfig
+from robust.contact_strip import FAKE_COLOUR, MARGIN, LINE, REAL_COLOUR, colour, contact_strip
+from robust.data.extraction import extract_video
+from robust.data.faces import Face
+from robust.data.inputs import to_input
+from robust.data.rows import VideoRow
+from robust.data.shards import decode_image
+from robust.detection import IMAGE, VIDEO, Examiner, crop_differences, kind_of, score_crops, thresholds_of
+from robust.errors import UserError
+from robust.models.detector import Architecture, empty_detector
+from tests import clips
+
+SIZE = 32
+CARD = {"threshold": 0.5, "frame_threshold": 0.9, "threshold_rule": "FPR 1 % on clean validation videos"}
+
+
+class Redness(nn.Module):
+    """Logit = mean of the red channel of what it is given, plus a bias."""
+
+    input_size = SIZE
+
+    def __init__(self, bias=0.0):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x):
+        return x[:, 0].mean((1, 2)) + self.bias
+
+
+class Planted:
+    """Finds the same faces in every frame, but none in the frames of a video that are `lost`."""
+
+    def __init__(self, *boxes, lost=()):
+        self.boxes, self.lost = boxes, lost
+
+    def detect(self, frames):
+        return [[] if number in self.lost else [Face(np.array(box, np.float32), 0.99, np.zeros((5, 2), np.float32)) for box in self.boxes]
+                for number in range(len(frames))]
+
+
+def write_clip(path, frames):
+    path.write_bytes(clips.clip(frames))
+    return str(path)
+
+
+def red_square(level, *, size=(80, 120), box=(20, 10, 60, 50)):
+    """A blue frame with a red square of this level."""
+    frame = np.zeros((*size, 3), np.uint8)
+    frame[..., 2] = 255
+    x0, y0, x1, y1 = box
+    frame[y0:y1, x0:x1] = (level, 0, 0)
+    return frame
+
+
+def examiner(faces, model=None, *, margin=0.0, frames=6, card=CARD, override=None):
+    extract = ExtractConfig(margin=margin, frames_train=3, frames_test=4)
+    return Examiner((model or Redness()).eval(), thresholds_of(card, override), extract, frames, faces, StorageConfig())
+
+
+def test_a_photograph_gives_the_known_logit_of_its_face(tmp_path):
+    path = tmp_path / "face.png"
+    Image.fromarray(red_square(200)).save(path)
+    verdict = examiner(Planted((20, 10, 60, 50))).examine("face.png", str(path), IMAGE).verdict
+    assert verdict.score == pytest.approx(200 / 255, abs=1e-6)  # the crop is the red square: place, channels and scale are right
+    assert verdict.probability == pytest.approx(1 / (1 + np.exp(-200 / 255)))
+    assert (verdict.verdict, verdict.threshold) == ("real", 0.9)
+    (frame,) = verdict.frames
+    assert (frame.frame_index, frame.timestamp_s, frame.box) == (0, 0.0, (20, 10, 60, 50))
+
+
+def test_a_video_is_judged_by_the_mean_over_the_frames_with_a_face(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", [red_square(level) for level in range(60, 240, 3)])
+    judge = examiner(Planted((20, 10, 60, 50), lost=(2,)))
+    verdict = judge.examine("clip.mp4", path, VIDEO).verdict
+    assert [frame.frame_index for frame in verdict.frames] == [5, 15, 25, 35, 45, 55]
+    assert [frame.timestamp_s for frame in verdict.frames] == pytest.approx([0.25, 0.75, 1.25, 1.75, 2.25, 2.75])
+    assert [frame.logit is None for frame in verdict.frames] == [False, False, True, False, False, False]
+    expected = [(60 + 3 * index) / 255 for index in (5, 15, 35, 45, 55)]
+    assert [frame.logit for frame in verdict.frames if frame.box] == pytest.approx(expected, abs=0.02)
+    assert verdict.score == pytest.approx(np.mean([frame.logit for frame in verdict.frames if frame.box]))
+    assert (verdict.verdict, verdict.frames_with_face, verdict.frames_decoded) == ("fake", 5, 6)
+    assert "5 of 6 frames" in verdict.reason
+
+
+def test_detection_scores_the_very_crops_of_extraction(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write_clip(tmp_path / "clip.mp4", [rng.integers(0, 255, (96, 128, 3), np.uint8) for _ in range(9)])
+    torch.manual_seed(0)
+    model = empty_detector(Architecture("meso_inception4", SIZE, (0.5,) * 3, (0.5,) * 3, None)).eval()
+    faces = Planted((70, 30, 120, 90))
+    verdict = examiner(faces, model, margin=0.3, frames=4).examine("clip.mp4", path, VIDEO).verdict
+    row = VideoRow("set/fake/clip", path, 1, "set", "fake", ("set:a",), "test")
+    crops, _ = extract_video(row, ExtractConfig(margin=0.3, frames_test=4), faces, storage_config=StorageConfig(), fingerprint="f")
+    with torch.no_grad():
+        logits = model(to_input([decode_image(crop["image"]) for crop in crops], SIZE)).tolist()
+    assert [frame.logit for frame in verdict.frames] == pytest.approx(logits, abs=1e-6)
+    assert [frame.frame_index for frame in verdict.frames] == [crop["frame_index"] for crop in crops]
+
+
+def test_a_score_at_the_threshold_is_real_and_above_it_fake(tmp_path):
+    path = tmp_path / "face.png"
+    Image.fromarray(red_square(255)).save(path)
+    for override, expected in ((1.0, "real"), (0.999, "fake")):
+        assert examiner(Planted((20, 10, 60, 50)), override=override).examine("f", str(path), IMAGE).verdict.verdict == expected
+
+
+def test_only_the_main_person_is_judged_and_the_others_are_told(tmp_path):
+    path = tmp_path / "two.png"
+    Image.fromarray(red_square(255)).save(path)
+    found = examiner(Planted((90, 10, 110, 30), (20, 10, 60, 50))).examine("two", str(path), IMAGE)
+    assert found.verdict.frames[0].box == (20, 10, 60, 50) and found.verdict.other_faces == 1
+    assert "only the main person is judged" in found.verdict.reason
+    assert [box.tolist() for box in found.other_boxes[0]] == [[90, 10, 110, 30]]
+
+
+def test_what_cannot_be_judged_is_undecided_with_the_reason(tmp_path):
+    empty, text, blank = tmp_path / "empty.mp4", tmp_path / "text.jpg", tmp_path / "blank.png"
+    empty.touch()
+    text.write_text("no image at all")
+    Image.fromarray(red_square(0)).save(blank)
+    judge = examiner(Planted())
+    found = {kind: judge.examine(str(path), str(path), kind) for path, kind in ((empty, VIDEO), (text, IMAGE))}
+    assert [one.verdict.status for one in found.values()] == ["unreadable"] * 2
+    assert [one.verdict.reason for one in found.values()] == ["empty file (0 bytes)", "not an image"]
+    assert all(one.verdict.score is None and one.verdict.verdict == "undecided" and contact_strip(one) is None for one in found.values())
+    no_face = judge.examine("blank", str(blank), IMAGE)
+    assert (no_face.verdict.verdict, no_face.verdict.status) == ("undecided", "no_face") and "no face" in no_face.verdict.reason
+    gone = judge.examine("gone", str(tmp_path / "gone.png"), IMAGE).verdict
+    assert (gone.status, gone.reason) == ("unreadable", "the file does not exist")
+
+
+def test_a_diverged_model_is_an_error_not_a_verdict(tmp_path):
+    path = tmp_path / "face.png"
+    Image.fromarray(red_square(200)).save(path)
+    with pytest.raises(UserError, match="not finite"):
+        examiner(Planted((20, 10, 60, 50)), Redness(float("nan"))).examine("face.png", str(path), IMAGE)
+
+
+def test_thresholds_are_the_cards_for_videos_and_for_single_frames():
+    told = thresholds_of(CARD, None)
+    assert (told[VIDEO].logit, told[IMAGE].logit) == (0.5, 0.9)
+    assert told[VIDEO].rule.startswith(CARD["threshold_rule"]) and "single frames" in told[IMAGE].rule
+    assert thresholds_of({"threshold": 0.5}, None)[IMAGE].logit == 0.5
+    assert {(one.logit, one.rule) for one in thresholds_of(CARD, -2).values()} == {(-2.0, "detect.threshold")}
+    for card in ({}, {"threshold": None}, {"threshold": float("nan")}):
+        with pytest.raises(UserError, match="detect.threshold"):
+            thresholds_of(card, None)
+
+
+def test_other_crops_than_the_models_own_are_told():
+    card = {"extract": {"margin": 0.3, "detector": "mtcnn", "frames_test": 20}}
+    assert crop_differences(card, ExtractConfig(frames_test=3)) == []
+    assert crop_differences(card, ExtractConfig(margin=0.5)) == ["extract.margin is 0.5, the checkpoint was trained with 0.3"]
+    assert crop_differences({}, ExtractConfig(margin=0.5)) == []
+
+
+def test_many_crops_of_many_sizes_are_scored_in_order():
+    crops = [np.full((10 + n % 7, 12, 3), n, np.uint8) for n in range(70)]
+    assert score_crops(Redness(), crops) == pytest.approx(np.arange(70) / 255)
+    assert score_crops(Redness(), []).shape == (0,)
+
+
+def test_kinds_are_told_by_name():
+    assert [kind_of(name) for name in ("a.MP4", "b/c.JPG", "d.webp", "e.txt", "mp4")] == [VIDEO, IMAGE, IMAGE, None, None]
+
+
+def test_the_picture_boxes_the_judged_face_in_the_colour_of_its_score(tmp_path):
+    path = tmp_path / "face.png"
+    Image.fromarray(red_square(100, size=(400, 600), box=(200, 100, 400, 300))).save(path)
+    for override, expected in ((-50, FAKE_COLOUR), (50, REAL_COLOUR)):
+        found = examiner(Planted((200, 100, 400, 300)), override=override).examine("face.png", str(path), IMAGE)
+        sheet = np.asarray(Image.open(io.BytesIO(contact_strip(found))).convert("RGB"))
+        picture = sheet[2 * MARGIN + 2 * LINE:, MARGIN:][:400, :600]  # 600 pixels are not shrunk
+        rows, columns = np.nonzero((picture == expected).all(-1))
+        assert (columns.min(), rows.min(), columns.max(), rows.max()) == (200, 100, 400, 300)
+    assert colour(0.3, 0.3) not in (FAKE_COLOUR, REAL_COLOUR)
+
+
+def test_the_strip_of_a_video_has_a_tile_for_every_sampled_frame(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4", [red_square(level, size=(96, 240)) for level in range(0, 120, 3)])
+    found = examiner(Planted((20, 10, 60, 50), lost=(0,)), frames=7).examine("clip.mp4", path, VIDEO)
+    sheet = np.asarray(Image.open(io.BytesIO(contact_strip(found))).convert("RGB")).astype(int)
+    assert sheet.shape[:2] == (2 * MARGIN + 2 * LINE + 2 * (96 + LINE + MARGIN), MARGIN + 5 * (240 + MARGIN))
+    blue = (sheet[..., 2] > 200) & (sheet[..., 0] < 60)
+    assert blue.sum() == pytest.approx(7 * (96 * 240 - 40 * 40), rel=0.02)
