@@ -110,7 +110,7 @@ def fake_to_real(clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray,
 
     Fakes that were missed anyway are not counted: they are clean error, not attack success.
     """
-    was_caught = labels == 1
+    was_caught = (labels == 1) & (clean > threshold)
     return Share(hits=was_caught & (adversarial <= threshold), among=was_caught)
 
 
