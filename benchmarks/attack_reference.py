@@ -50,6 +50,7 @@ def compare(
     epsilons: tuple[float, ...] = EPSILONS,
     seed: int = 0,
     batch_size: int = 64,
+    threads: int = 1,
 ) -> list[Row]:
     """Attack the model with each library: Linf, `steps` steps of 2.5 epsilon / steps, one random start.
 
@@ -57,6 +58,7 @@ def compare(
         model: a SmallDetector, or a robust.models Detector.
         x: (N, 3, H, W) float32 images in [0, 1].
         y: (N,) labels, 1 = fake.
+        threads: of the attacks; one gives the steadiest times on a small model.
     Raises:
         UserError: the libraries are not installed, or fail.
     """
@@ -64,33 +66,35 @@ def compare(
     if not (folder / "torchattacks").is_dir() or not (folder / "foolbox").is_dir():
         raise UserError("torchattacks and foolbox are not in .reference; install them with: make reference")
     architecture = model.architecture.as_dict() if hasattr(model, "architecture") else None
-    task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed, "batch_size": batch_size}
+    task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed}
+    task |= {"batch_size": batch_size, "threads": threads}
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch, name) for name in ("model.safetensors", "task.json", "images.npz", "result.npz")]
         files[0].write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
         files[1].write_text(json.dumps(task))
         np.savez(files[2], x=x.numpy(), y=y.numpy())
-        _run_worker(folder, files)
+        _run_worker(folder, files, log=Path(scratch, "worker.log"))
         with np.load(files[3], allow_pickle=False) as outcome:
             return [_score(model, x, y, outcome, library, e) for e in epsilons for library in LIBRARIES]
 
 
-def _run_worker(folder: Path, files: list[Path]) -> None:
+def _run_worker(folder: Path, files: list[Path], *, log: Path) -> None:
     # The libraries come last on the path, so that nothing of theirs replaces a package of ours.
     script = (
         "import sys; sys.path.append(sys.argv.pop(1)); "
         "from benchmarks.reference_worker import main; main(*sys.argv[1:])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), *map(str, files)],
-        cwd=ROOT,
-        # GitPython, which foolbox imports, fails where there is no git program; nothing here needs one.
-        env={**os.environ, "GIT_PYTHON_REFRESH": "quiet"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise UserError(f"the reference libraries' process failed:\n{done.stderr[-2000:]}")
+    command = [sys.executable, "-c", script, str(folder), *map(str, files)]
+    # GitPython, which foolbox imports, fails where there is no git program; nothing here needs one.
+    environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet"}
+    # The worker ends when its stdin closes, so it does not outlive this process.
+    with (
+        log.open("w") as lines,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=lines, stderr=lines) as worker,
+    ):
+        worker.wait()
+    if worker.returncode:
+        raise UserError(f"the reference libraries' process failed:\n{log.read_text()[-2000:]}")
 
 
 @torch.no_grad()
@@ -112,6 +116,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="folder with model.safetensors and card.json; needs --faces")
     parser.add_argument("--faces", help=".npz with x and y, the faces that the checkpoint is attacked on")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the attacks")
     parser.add_argument("--json", default="outputs/benchmarks/attack_reference.json", help="where the figures go")
     arguments = parser.parse_args()
     if bool(arguments.checkpoint) != bool(arguments.faces):
@@ -121,7 +126,7 @@ def main() -> None:
         models[arguments.checkpoint] = load_checkpoint_and_faces(arguments.checkpoint, arguments.faces)
     report = {}
     for name, (model, x, y) in models.items():
-        rows = compare(model, x, y, steps=arguments.steps)
+        rows = compare(model, x, y, steps=arguments.steps, threads=arguments.threads)
         report[name] = [dataclasses.asdict(row) for row in rows]
         print_table(f"{name}: {len(x)} images, PGD-{arguments.steps}", rows)
     path = Path(arguments.json)

@@ -2,7 +2,8 @@
 
     python -m jobs.detect detect.input=FILE_OR_FOLDER [detect.checkpoint=FOLDER] [section.key=value ...]
 
-Writes verdicts.json and a picture for each input to detect.output. The exit code is 0 whatever the verdict. Needs no Ray.
+Writes verdicts.json and a picture for each input to detect.output. The exit code is 0 whatever the verdict.
+Ray is not needed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def detect(config: Config, storage: Storage) -> dict:
     output.write_json("verdicts.json", document)
     output.write_json("result.json", {"stage": "detect", "status": "done", **summary_of(verdicts, inputs, output)})
     if not inputs.is_folder and verdicts[0]["status"] == "unreadable":
-        raise UserError(f"{verdicts[0]['uri']} cannot be read: {verdicts[0]['reason']}; give a video or an image that plays")
+        raise UserError(f"{verdicts[0]['uri']} cannot be read: {verdicts[0]['reason']}; give a file that opens")
     return document
 
 
@@ -125,8 +126,8 @@ def find_checkpoint(config: Config, storage: Storage) -> tuple[Storage, str]:
         key = f"{config.run.name}/train/{name}"
         if storage.exists(f"{key}/{CARD}"):
             return storage, key
-    raise UserError(f"run {config.run.name} has no trained model in {storage.uri()}; run jobs.train first, set run.name, or give "
-                    f"detect.checkpoint=FOLDER (with model.safetensors and {CARD})")
+    raise UserError(f"run {config.run.name} has no trained model in {storage.uri()}; run jobs.train first, or set "
+                    f"run.name or detect.checkpoint (a folder with model.safetensors and {CARD})")
 
 
 # ---------------------------------------------------------------------------------------------------- the work

@@ -48,7 +48,7 @@ class RunFolder:
         differ = differences(first, self.config)
         if differ:
             raise ConfigError(f"run.name={self.config.run.name} belongs to a run with other settings "
-                              f"({'; '.join(differ)}); choose another run.name, or go back to those settings to resume it.")
+                              f"({'; '.join(differ)}); choose another run.name, or go back to those settings.")
         return self
 
     def key(self, stage: str, *parts: str) -> str:

@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -29,6 +30,7 @@ from robust.storage import Storage
 from robust.training.loop import Place
 from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
 from robust.training.state import save_state
+from robust.version import code_version
 
 SECTIONS = ("data", "extract", "model", "augment")
 
@@ -70,8 +72,6 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     settings = config.train.model_dump(mode="json", include={"batch_size", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
                                                "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
-    import hashlib
-
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
     return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)
@@ -210,8 +210,6 @@ def publish(config: Config, storage: Storage, plan: Plan, checkpoint: Checkpoint
 
 
 def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
-    from robust.version import code_version
-
     figures = {name: metrics[name] for name in ("auc", "frame_auc", "robust_auc", "attack_success") if name in metrics}
     return {
         "model": plan.name, "run": config.run.name, "epoch": int(metrics["epoch"]), "weights": facts["weights"],

@@ -63,8 +63,8 @@ def resumable_tuner(config: Config, storage: Storage) -> tune.Tuner:
         return tune.Tuner.restore(experiment, trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True)
     return tune.Tuner(
         trainable,
-        param_space={"epsilon": tune.loguniform(*settings.epsilon), "steps": tune.choice(settings.steps),
-                     "lipschitz_weight": tune.loguniform(*settings.lipschitz_weight)},
+        param_space={"epsilon": _between(*settings.epsilon), "steps": tune.choice(settings.steps),
+                     "lipschitz_weight": _between(*settings.lipschitz_weight)},
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE, mode="max", num_samples=settings.samples, max_concurrent_trials=concurrent_trials(config),
             search_alg=tune.search.BasicVariantGenerator(random_state=config.run.seed),
@@ -75,6 +75,11 @@ def resumable_tuner(config: Config, storage: Storage) -> tune.Tuner:
                                   failure_config=tune.FailureConfig(max_failures=2),
                                   checkpoint_config=tune.CheckpointConfig(num_to_keep=1)),
     )
+
+
+def _between(low: float, high: float):
+    """Log-uniform, or the one value that there is."""
+    return low if low == high else tune.loguniform(low, high)
 
 
 def concurrent_trials(config: Config) -> int:

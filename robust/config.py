@@ -23,6 +23,7 @@ PIXEL = 1.0 / 255.0
 """One step of an 8-bit channel, in the [0, 1] units that robust/ computes in."""
 
 Epsilon = Annotated[float, Field(ge=0, le=255)]
+Activation = Literal["relu", "silu", "gelu", "softplus"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -120,13 +121,15 @@ class ModelConfig(Section):
     name: str = Field("legacy_xception", description="any timm model, or meso_inception4")
     input_size: int = Field(299, ge=32, description="height and width of the model's input, pixels")
     weights: str = Field("timm", description="timm, package (a pinned package's ImageNet weights), none, or a file")
-    activation: Literal["relu", "silu", "gelu", "softplus"] | None = Field(
+    activation: Activation | None = Field(
         None, description="swap every ReLU for this smooth one; null: as built"
     )
 
 
 class AugmentConfig(Section):
-    level: Literal["none", "weak", "strong"] = Field("weak", description="weak: JPEG, noise, blur, flip; strong: + colour, geometry")
+    level: Literal["none", "weak", "geometric", "strong"] = Field(
+        "weak", description="weak: JPEG, noise, blur, flip; geometric: + shift, scale, rotation; strong: + colour"
+    )
     jpeg_quality: tuple[int, int] = Field((60, 100), description="range of JPEG quality")
     jpeg_probability: Share = Field(0.5, description="share of crops compressed")
     blur_kernel: int = Field(3, ge=3, description="largest Gaussian blur kernel, pixels, odd")
@@ -162,6 +165,7 @@ class RecipeConfig(Section):
     adversarial_share: Share = Field(1.0, description="weight of the adversarial loss; the rest is clean loss")
     epsilon_warmup: Share = Field(0.0, description="share of the steps over which epsilon rises from 0")
     learning_rate: float | None = Field(None, gt=0, description="null: train.learning_rate")
+    activation: Activation | None = Field(None, description="swap every ReLU for this smooth one; null: model.activation")
     init_from: str | None = Field(None, description="start from this model of the run (baseline); null: model.weights")
 
 
@@ -199,9 +203,9 @@ class TrainConfig(Section):
 
 class TuneConfig(Section):
     samples: int = Field(16, ge=1, description="trials")
-    epsilon: tuple[Epsilon, Epsilon] = Field((0.25, 8.0), description="range of the training epsilon, log-uniform")
+    epsilon: tuple[Epsilon, Epsilon] = Field((0.25, 8.0), description="range of the training epsilon, log-uniform; low = high fixes it")
     steps: list[int] = Field([1, 2, 5, 7, 10], min_length=1, description="choices of the number of steps")
-    lipschitz_weight: tuple[float, float] = Field((1e-6, 1e-2), description="range of the weight, log-uniform")
+    lipschitz_weight: tuple[float, float] = Field((1e-6, 1e-2), description="range of the weight, log-uniform; low = high fixes it, [0, 0]: off")
     epochs: int = Field(10, ge=1, description="longest trial")
     grace_epochs: int = Field(2, ge=1, description="ASHA stops no trial before")
     reduction_factor: int = Field(2, ge=2, description="ASHA keeps one in so many")
@@ -226,7 +230,7 @@ class EvaluateConfig(Section):
         {"fgsm": EvaluationAttack(steps=1), "pgd": EvaluationAttack(steps=20)}, description="attacks and their budgets"
     )
     headline: tuple[str, Epsilon] = Field(("pgd", 0.5), description="attack and epsilon of the first line of the report")
-    checkpoints: dict[str, str] = Field({}, description="more models by name: folders with model.safetensors + card.json")
+    checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")
     batch_size: int = Field(32, ge=1, description="crops attacked at once")
@@ -287,6 +291,8 @@ def _require_ranges(config: Config) -> None:
         "tune.lipschitz_weight": (config.tune.lipschitz_weight, 1e-12),
     }
     for key, ((low, high), least) in ranges.items():
+        if low == high >= 0:
+            continue  # a fixed value, 0 among them
         if not least <= low <= high:
             raise ValueError(f"{key}: [{low:g}, {high:g}]: must be [low, high] with {least:g} <= low <= high")
     if config.augment.blur_kernel % 2 == 0:

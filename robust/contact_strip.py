@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from robust.data.crop import shrink
-from robust.detection import Examination, FrameScore, probability
+from robust.detection import Examination, FrameScore, Verdict, probability
 
 COLUMNS = 5
 FRAME_SIDE = 240
@@ -35,7 +35,9 @@ def contact_strip(examination: Examination) -> bytes | None:
     return _png(_arrange(tiles, _headline(verdict)))
 
 
-def draw_tile(picture: np.ndarray, frame: FrameScore, other_boxes: Sequence, *, threshold: float, scale: float) -> Image.Image:
+def draw_tile(
+    picture: np.ndarray, frame: FrameScore, other_boxes: Sequence[np.ndarray], *, threshold: float, scale: float
+) -> Image.Image:
     """One frame with its boxes and a line of text below.
 
     Args:
@@ -60,7 +62,8 @@ def draw_tile(picture: np.ndarray, frame: FrameScore, other_boxes: Sequence, *, 
 def colour(logit: float, threshold: float) -> tuple[int, int, int]:
     """Green far below the threshold, yellow at it, red far above."""
     share = probability(logit - threshold)
-    low, high, place = (REAL_COLOUR, UNSURE_COLOUR, 2 * share) if share < 0.5 else (UNSURE_COLOUR, FAKE_COLOUR, 2 * share - 1)
+    low, high = (REAL_COLOUR, UNSURE_COLOUR) if share < 0.5 else (UNSURE_COLOUR, FAKE_COLOUR)
+    place = 2 * share if share < 0.5 else 2 * share - 1
     return tuple(round(a + (b - a) * place) for a, b in zip(low, high))
 
 
@@ -70,10 +73,11 @@ def _scaled(box, scale: float, width: int, height: int) -> tuple[float, ...]:
     return max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)
 
 
-def _headline(verdict) -> tuple[str, str]:
+def _headline(verdict: Verdict) -> tuple[str, str]:
     if verdict.score is None:
         return f"{verdict.verdict}: {verdict.reason}", verdict.name
-    return f"{verdict.verdict}  score {verdict.score:+.2f} ({verdict.probability:.0%})  threshold {verdict.threshold:+.2f}", verdict.name
+    scored = f"score {verdict.score:+.2f} ({verdict.probability:.0%})  threshold {verdict.threshold:+.2f}"
+    return f"{verdict.verdict}  {scored}", verdict.name
 
 
 def _arrange(tiles: Sequence[Image.Image], lines: tuple[str, ...]) -> Image.Image:
@@ -85,7 +89,8 @@ def _arrange(tiles: Sequence[Image.Image], lines: tuple[str, ...]) -> Image.Imag
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        draw.text((MARGIN, MARGIN + number * LINE), line, fill=INK if number == 0 else GREY, font=ImageFont.load_default(13))
+        ink = INK if number == 0 else GREY
+        draw.text((MARGIN, MARGIN + number * LINE), line, fill=ink, font=ImageFont.load_default(13))
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         sheet.paste(tile, (MARGIN + column * (width + MARGIN), top + row * (height + MARGIN)))

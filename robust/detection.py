@@ -25,10 +25,15 @@ from robust.errors import UserError
 from robust.models.detector import Detector
 from robust.storage import MissingObject
 
+Boxes = tuple[tuple[np.ndarray, ...], ...]
+"""Of each frame, (4,) boxes x0, y0, x1, y1 in its pixels."""
+
 VIDEO, IMAGE = "video", "image"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BATCH = 32
-CROP_SETTINGS = ("detector", "margin", "min_score", "min_face", "detect_size", "image_format", "jpeg_quality", "max_crop")
+CROP_SETTINGS = (
+    "detector", "margin", "min_score", "min_face", "detect_size", "image_format", "jpeg_quality", "max_crop",
+)
 """The settings of `extract` that decide what a crop looks like."""
 
 
@@ -101,7 +106,7 @@ class Examination:
 
     verdict: Verdict
     pictures: np.ndarray
-    other_boxes: tuple[tuple[np.ndarray, ...], ...]
+    other_boxes: Boxes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Examiner:
         crops, status = faces_of(row, decoded, self.extract, seen, source=source, fingerprint="")
         logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
         if not np.isfinite(logits).all():
-            raise UserError(f"{name}: the model's logit is not finite; the checkpoint's weights have diverged, use another")
+            raise UserError(f"{name}: the model's logit is not finite; the checkpoint has diverged, use another")
         other_boxes = _other_boxes(seen.found, decoded, crops)
         verdict = _judge(row, kind, self.thresholds[kind], status, _frame_scores(decoded, crops, logits), other_boxes)
         return Examination(verdict, decoded.frames, other_boxes)
@@ -162,10 +167,13 @@ def thresholds_of(card: dict, override: float | None) -> dict[str, Threshold]:
         return {VIDEO: given, IMAGE: given}
     video, frame = card.get("threshold"), card.get("frame_threshold", card.get("threshold"))
     if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (video, frame)):
-        raise UserError("the checkpoint's card.json has no threshold; set detect.threshold (a logit, 0 is probability 0.5)")
+        raise UserError("the checkpoint's card.json has no threshold; set detect.threshold, a logit (0 for even odds)")
     rule = card.get("threshold_rule", "card.json, whose rule it does not tell")
     per_frame = "single frames" if "frame_threshold" in card else "video scores: the card has none for single frames"
-    return {VIDEO: Threshold(float(video), f"{rule}, video scores"), IMAGE: Threshold(float(frame), f"{rule}, {per_frame}")}
+    return {
+        VIDEO: Threshold(float(video), f"{rule}, video scores"),
+        IMAGE: Threshold(float(frame), f"{rule}, {per_frame}"),
+    }
 
 
 def crop_differences(card: dict, extract: ExtractConfig) -> list[str]:
@@ -235,13 +243,15 @@ def _frame_scores(decoded: DecodedVideo, crops: list[dict], logits: np.ndarray) 
     return tuple(scores)
 
 
-def _other_boxes(found: list[list[Face]], decoded: DecodedVideo, crops: list[dict]) -> tuple[tuple[np.ndarray, ...], ...]:
+def _other_boxes(found: list[list[Face]], decoded: DecodedVideo, crops: list[dict]) -> Boxes:
     subject = {crop["frame_index"]: crop["box"] for crop in crops}
     return tuple(tuple(face.box for face in faces if face.box.tolist() != subject.get(index))
                  for index, faces in zip(decoded.indices.tolist(), found))
 
 
-def _judge(row: VideoRow, kind: str, threshold: Threshold, status: dict, frames: tuple[FrameScore, ...], other_boxes) -> Verdict:
+def _judge(
+    row: VideoRow, kind: str, threshold: Threshold, status: dict, frames: tuple[FrameScore, ...], other_boxes: Boxes
+) -> Verdict:
     logits = [frame.logit for frame in frames if frame.logit is not None]
     score = float(np.mean(logits)) if logits else None
     others = max(map(len, other_boxes), default=0)

@@ -1,4 +1,4 @@
-"""robust/detection.py and its picture, with a face detector that finds what a test says, and models with known logits."""
+"""robust/detection.py and its picture, with planted faces and models whose logits are known."""
 
 import io
 
@@ -44,8 +44,8 @@ class Planted:
         self.boxes, self.lost = boxes, lost
 
     def detect(self, frames):
-        return [[] if number in self.lost else [Face(np.array(box, np.float32), 0.99, np.zeros((5, 2), np.float32)) for box in self.boxes]
-                for number in range(len(frames))]
+        planted = [Face(np.array(box, np.float32), 0.99, np.zeros((5, 2), np.float32)) for box in self.boxes]
+        return [[] if number in self.lost else planted for number in range(len(frames))]
 
 
 def write_clip(path, frames):
@@ -71,7 +71,8 @@ def test_a_photograph_gives_the_known_logit_of_its_face(tmp_path):
     path = tmp_path / "face.png"
     Image.fromarray(red_square(200)).save(path)
     verdict = examiner(Planted((20, 10, 60, 50))).examine("face.png", str(path), IMAGE).verdict
-    assert verdict.score == pytest.approx(200 / 255, abs=1e-6)  # the crop is the red square: place, channels and scale are right
+    # The crop is the red square and nothing else: its place, the channels and the scale are right.
+    assert verdict.score == pytest.approx(200 / 255, abs=1e-6)
     assert verdict.probability == pytest.approx(1 / (1 + np.exp(-200 / 255)))
     assert (verdict.verdict, verdict.threshold) == ("real", 0.9)
     (frame,) = verdict.frames
@@ -100,7 +101,8 @@ def test_detection_scores_the_very_crops_of_extraction(tmp_path):
     faces = Planted((70, 30, 120, 90))
     verdict = examiner(faces, model, margin=0.3, frames=4).examine("clip.mp4", path, VIDEO).verdict
     row = VideoRow("set/fake/clip", path, 1, "set", "fake", ("set:a",), "test")
-    crops, _ = extract_video(row, ExtractConfig(margin=0.3, frames_test=4), faces, storage_config=StorageConfig(), fingerprint="f")
+    settings = ExtractConfig(margin=0.3, frames_test=4)
+    crops, _ = extract_video(row, settings, faces, storage_config=StorageConfig(), fingerprint="f")
     with torch.no_grad():
         logits = model(to_input([decode_image(crop["image"]) for crop in crops], SIZE)).tolist()
     assert [frame.logit for frame in verdict.frames] == pytest.approx(logits, abs=1e-6)
@@ -111,7 +113,8 @@ def test_a_score_at_the_threshold_is_real_and_above_it_fake(tmp_path):
     path = tmp_path / "face.png"
     Image.fromarray(red_square(255)).save(path)
     for override, expected in ((1.0, "real"), (0.999, "fake")):
-        assert examiner(Planted((20, 10, 60, 50)), override=override).examine("f", str(path), IMAGE).verdict.verdict == expected
+        found = examiner(Planted((20, 10, 60, 50)), override=override).examine("f", str(path), IMAGE)
+        assert found.verdict.verdict == expected
 
 
 def test_only_the_main_person_is_judged_and_the_others_are_told(tmp_path):
@@ -132,9 +135,10 @@ def test_what_cannot_be_judged_is_undecided_with_the_reason(tmp_path):
     found = {kind: judge.examine(str(path), str(path), kind) for path, kind in ((empty, VIDEO), (text, IMAGE))}
     assert [one.verdict.status for one in found.values()] == ["unreadable"] * 2
     assert [one.verdict.reason for one in found.values()] == ["empty file (0 bytes)", "not an image"]
-    assert all(one.verdict.score is None and one.verdict.verdict == "undecided" and contact_strip(one) is None for one in found.values())
-    no_face = judge.examine("blank", str(blank), IMAGE)
-    assert (no_face.verdict.verdict, no_face.verdict.status) == ("undecided", "no_face") and "no face" in no_face.verdict.reason
+    for one in found.values():
+        assert one.verdict.score is None and one.verdict.verdict == "undecided" and contact_strip(one) is None
+    no_face = judge.examine("blank", str(blank), IMAGE).verdict
+    assert (no_face.verdict, no_face.status) == ("undecided", "no_face") and "no face" in no_face.reason
     gone = judge.examine("gone", str(tmp_path / "gone.png"), IMAGE).verdict
     assert (gone.status, gone.reason) == ("unreadable", "the file does not exist")
 
@@ -160,7 +164,8 @@ def test_thresholds_are_the_cards_for_videos_and_for_single_frames():
 def test_other_crops_than_the_models_own_are_told():
     card = {"extract": {"margin": 0.3, "detector": "mtcnn", "frames_test": 20}}
     assert crop_differences(card, ExtractConfig(frames_test=3)) == []
-    assert crop_differences(card, ExtractConfig(margin=0.5)) == ["extract.margin is 0.5, the checkpoint was trained with 0.3"]
+    told = crop_differences(card, ExtractConfig(margin=0.5))
+    assert told == ["extract.margin is 0.5, the checkpoint was trained with 0.3"]
     assert crop_differences({}, ExtractConfig(margin=0.5)) == []
 
 
@@ -171,7 +176,8 @@ def test_many_crops_of_many_sizes_are_scored_in_order():
 
 
 def test_kinds_are_told_by_name():
-    assert [kind_of(name) for name in ("a.MP4", "b/c.JPG", "d.webp", "e.txt", "mp4")] == [VIDEO, IMAGE, IMAGE, None, None]
+    names = ("a.MP4", "b/c.JPG", "d.webp", "e.txt", "mp4")
+    assert [kind_of(name) for name in names] == [VIDEO, IMAGE, IMAGE, None, None]
 
 
 def test_the_picture_boxes_the_judged_face_in_the_colour_of_its_score(tmp_path):

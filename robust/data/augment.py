@@ -1,7 +1,8 @@
 """Augmentation of face crops, by albumentations, at the model's input size so that an artefact's scale is fixed.
 
 weak:   JPEG compression, Gaussian noise, Gaussian blur, horizontal flip (the reference's, in the units of albumentations 2)
-strong: weak, and padding, colour, grey, shift, scale and rotation (the reference's second set)
+geometric: weak, and shift, scale and rotation
+strong: geometric, and colour and grey (the reference's second set); it hides the colour seams of a face swap as well
 Each crop has its own seed, so that the result does not depend on the worker or the order.
 """
 from __future__ import annotations
@@ -32,7 +33,8 @@ def build_augmentation(config: AugmentConfig) -> Augmentation | None:
     ]
     colour = A.OneOf([A.RandomBrightnessContrast(), A.FancyPCA(), A.HueSaturationValue()], p=0.7)
     geometry = A.Affine(scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), rotate=(-10, 10), border_mode=0, p=0.5)
-    pipeline = A.Compose(weak if config.level == "weak" else [*weak, colour, A.ToGray(p=0.2), geometry])
+    levels = {"weak": weak, "geometric": [*weak, geometry], "strong": [*weak, colour, A.ToGray(p=0.2), geometry]}
+    pipeline = A.Compose(levels[config.level])
 
     def augment(image: np.ndarray, seed: int) -> np.ndarray:
         pipeline.set_random_seed(seed % 2**32)

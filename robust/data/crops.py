@@ -62,7 +62,7 @@ class CropSet:
         return resize_one(decode_image(self.encoded[index]), self.size)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None = None, augment: Augmentation | None = None) -> np.ndarray:
-        """(len(indices), size, size, 3) uint8, augmented with each crop's own seed."""
+        """(len(indices), size, size, 3) uint8, augmented with each place's own seed."""
         if augment is None:
             return np.stack([self.image(i) for i in indices])
         return np.stack([augment(self.image(i), int(seed)) for i, seed in zip(indices, seeds, strict=True)])

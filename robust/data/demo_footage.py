@@ -202,9 +202,9 @@ def resize(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _detection_scale(image: np.ndarray) -> float:
-    """Small portraits are detected at twice their size, big pictures at 1280 pixels."""
+    """Small portraits are detected at twice their size, big pictures at 960 pixels."""
     longer = max(image.shape[:2])
-    return 2.0 if longer < 200 else min(1.0, 1280 / longer)
+    return 2.0 if longer < 200 else min(1.0, 960 / longer)
 
 
 def _face_middle(landmarks: np.ndarray) -> np.ndarray:

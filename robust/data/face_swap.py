@@ -226,7 +226,7 @@ def feathered(mask: np.ndarray, width: float) -> np.ndarray:
     """(H, W) float32 weights: 0 at and outside the edge of the mask, 1 about `width` pixels inside."""
     radius = max(1, round(width / 2))
     core = cv2.erode(keep_off_border(mask), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
-    return cv2.GaussianBlur(core, (0, 0), radius / 2).astype(np.float32) / 255
+    return np.where(mask > 0, cv2.GaussianBlur(core, (0, 0), radius / 2).astype(np.float32) / 255, 0)
 
 
 def keep_off_border(mask: np.ndarray) -> np.ndarray:

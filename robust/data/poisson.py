@@ -1,7 +1,4 @@
-"""Poisson blending by a sparse solver: exact, and the same every time.
-
-OpenCV 5.0's seamlessClone gave two results for one input.
-"""
+"""Poisson blending by a sparse direct solver: exact, and the same for any OpenCV."""
 
 from __future__ import annotations
 

@@ -241,30 +241,43 @@ def _scan(source, wanted: np.ndarray) -> _Scan:
 
 
 def _good_frames(container, stream, scan: _Scan) -> Iterator[av.VideoFrame]:
-    """Frames that decode without an error; after one, none before the next key frame, which depends on no other."""
-    waiting = False
-    packets = container.demux(stream)
+    """Frames that decode without an error; after one, none before the next key frame, which depends on no other.
+
+    Frames leave the decoder later than their packets enter it, so the key frame must be one shown after the bad packet.
+    """
+    stream.codec_context.options = {"err_detect": "explode"}  # an error, where it would paint over what is missing
+    waiting, bad_pts = False, -1
+    packets, packet = container.demux(stream), None
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
-            waiting = waiting or packet.is_corrupt
+            if packet.is_corrupt:
+                waiting, bad_pts = True, _pts(packet)
             decoded = packet.decode()
         except (av.FFmpegError, OSError) as error:
             if isinstance(error, av.EOFError):
                 return
             scan.error = scan.error or _plain(error)
-            waiting = True
+            waiting, bad_pts = True, _pts(packet)
             if not _goes_on(error):
                 return
             continue
         for frame in decoded:
-            waiting = frame.is_corrupt or (waiting and not frame.key_frame)
+            if frame.is_corrupt:
+                waiting, bad_pts = True, _pts(frame)
+            elif frame.key_frame and _pts(frame) > bad_pts:
+                waiting = False
             if waiting:
                 scan.error = scan.error or "corrupt frames"
             else:
                 yield frame
+
+
+def _pts(item: av.Packet | av.VideoFrame | None) -> int:
+    """When a packet or frame is shown, in its stream's time base; 0 where it does not tell."""
+    return next((time for time in (getattr(item, "pts", None), getattr(item, "dts", None)) if time is not None), 0)
 
 
 def _goes_on(error: Exception) -> bool:

@@ -167,7 +167,7 @@ def _explain_s3(uri: str, bucket: str, config):
             exceptions.ProfileNotFound) as error:
         raise UserError(
             f"no usable credentials for {uri} ({type(error).__name__}): set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where the cluster's processes start, or give the machines a role.") from error
+            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where the cluster's processes start, or a role.") from error
     except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
         where = endpoint_url(config) or f"AWS in {config.region}"
         raise UserError(f"cannot reach {where} for {uri} ({type(error).__name__}, {config.max_attempts} attempts): is "
@@ -246,7 +246,7 @@ def bucket_path(uri: str) -> str:
     path = uri.removeprefix("s3://").strip("/")
     bucket, _, prefix = path.partition("/")
     if "@" in bucket or ":" in bucket:
-        raise ConfigError("an s3:// address holds no credentials: give s3://bucket/prefix, and them in the environment.")
+        raise ConfigError("storage.uri holds credentials: give s3://bucket/prefix, and them in the environment.")
     if not bucket:
         raise ConfigError(f"{uri!r} names no bucket; it must look like s3://bucket/prefix.")
     return f"{bucket}/{prefix}" if prefix else bucket

@@ -101,7 +101,7 @@ def train_epoch(
     waited, started = 0.0, time.perf_counter()
     rate = epsilon = 0.0
     set_training(training.network, batch_norm=settings.batch_norm)
-    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, batch_size=settings.batch_size)
+    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings)
     for step in range(steps):
         before = time.perf_counter()
         indices, x, y = next(feed)
@@ -159,14 +159,14 @@ def _step(training, x, y, settings, recipe, perturb, *, rate, epsilon, seed, now
 
 
 def _feed(
-    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, batch_size: int
+    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
     """This worker's part of each batch: indices, (N, 3, S, S) pixels and (N,) labels; made ahead in a thread."""
 
     def make(step: int):
-        places = np.arange(place.rank, batch_size, place.world)
+        places = np.arange(place.rank, settings.batch_size, place.world)
         indices = batches[step][places]
-        seeds = draw_seeds(epoch, step, places, seed=seed, batch_size=batch_size)
+        seeds = draw_seeds(epoch, step, places, seed=seed, batch_size=settings.batch_size)
         x = to_tensor(crops.batch(indices, seeds, augment))
         return indices, x, torch.from_numpy(crops.labels[indices])
 

@@ -54,13 +54,14 @@ def _require_both_labels(crops: CropSet, split: str) -> None:
 
 def initial_detector(config: Config, recipe: RecipeConfig, storage) -> tuple[Detector, str]:
     """The network a recipe starts from and the card's line about its weights."""
+    settings = config.model if recipe.activation is None else config.model.model_copy(update={"activation": recipe.activation})
     if recipe.init_from is None:
-        return build_detector(config.model)
+        return build_detector(settings)
     key = f"{config.run.name}/train/{recipe.init_from}"
     model, card = load_checkpoint(storage, key)
     if card["architecture"]["name"] != config.model.name:
         raise UserError(f"train.*.init_from: {key} is a {card['architecture']['name']}, model.name asks for {config.model.name}")
-    fresh, _ = build_detector(config.model.model_copy(update={"weights": "none"}))
+    fresh, _ = build_detector(settings.model_copy(update={"weights": "none"}))
     fresh.load_state_dict(model.state_dict())
     return fresh, f"{recipe.init_from} of this run, sha256 {card['sha256'][:16]}"
 

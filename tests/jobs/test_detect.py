@@ -1,4 +1,4 @@
-"""jobs/detect.py: what is found in a folder, exit codes, which checkpoint. The faces are planted, the model is untrained."""
+"""jobs/detect.py: what is found in a folder, exit codes, which checkpoint. Faces are planted, the model untrained."""
 
 import json
 import os
@@ -39,7 +39,8 @@ class Middle:
 def save_model(storage, key, *, seed=0, **card):
     torch.manual_seed(seed)
     model = empty_detector(Architecture("meso_inception4", 64, (0.5,) * 3, (0.5,) * 3, None))
-    return save_checkpoint(storage, key, model, {"threshold": 0.0, "frame_threshold": 0.0, "threshold_rule": "made up", **card})
+    card = {"threshold": 0.0, "frame_threshold": 0.0, "threshold_rule": "made up", **card}
+    return save_checkpoint(storage, key, model, card)
 
 
 @pytest.fixture
@@ -146,7 +147,8 @@ def test_the_defended_model_is_preferred_and_another_can_be_given(run, folder, l
         given = [f"detect.checkpoint={local_storage.uri(place)}"] if place.startswith("elsewhere") else []
         assert run(f"detect.input={folder / 'a.mp4'}", *given)[0] == 0
         document, _ = verdicts_of(tmp_path)
-        assert document["checkpoint"]["sha256"] == card["sha256"] and document["checkpoint"]["uri"] == local_storage.uri(place)
+        used = document["checkpoint"]
+        assert (used["sha256"], used["uri"]) == (card["sha256"], local_storage.uri(place))
         found.append(document["verdicts"][0]["score"])
     assert len(set(found)) == 3
 
@@ -170,7 +172,8 @@ def test_checkpoint_input_and_output_may_be_in_a_bucket(run, folder, s3, tmp_pat
     bucket = Storage.from_config(s3)
     card = save_model(bucket, "models/mine")
     bucket.upload(folder / "a.mp4", "videos/a.mp4")
-    code, out, err = run(f"detect.input={s3.uri}/videos", f"detect.checkpoint={s3.uri}/models/mine", f"detect.output={s3.uri}/verdicts")
+    code, _, err = run(f"detect.input={s3.uri}/videos", f"detect.checkpoint={s3.uri}/models/mine",
+                       f"detect.output={s3.uri}/verdicts")
     assert code == 0, err
     document = bucket.read_json("verdicts/verdicts.json")
     assert document["checkpoint"]["sha256"] == card["sha256"]

@@ -31,13 +31,13 @@ def change_architecture(storage, **changes):
     change_card(storage, architecture={**storage.read_json(f"{KEY}/{CARD}")["architecture"], **changes})
 
 
-def test_a_round_trip_is_equal_to_the_bit(storage):
+def test_a_round_trip_is_equal_to_the_bit(local_storage):
     torch.manual_seed(0)
     detector, _ = build_detector(ModelConfig(name="test_resnet", input_size=32, weights="none", activation="silu"))
     detector.train()(torch.rand(8, 3, 32, 32))
     detector.to(memory_format=torch.channels_last)
-    written = save_checkpoint(storage, KEY, detector, {"threshold": 0.25})
-    loaded, card = load_checkpoint(storage, KEY)
+    written = save_checkpoint(local_storage, KEY, detector, {"threshold": 0.25})
+    loaded, card = load_checkpoint(local_storage, KEY)
     assert card == written == {**card, "threshold": 0.25, "schema": 1}
     assert not loaded.training and loaded.architecture == detector.architecture
     before, after = detector.state_dict(), loaded.state_dict()

@@ -32,7 +32,7 @@ def test_a_linear_logit_has_the_norm_of_its_weights(kind, norm, expected):
 def test_finite_difference_agrees_with_exact_on_a_smooth_network(norm, h):
     network, (x, _) = smooth().eval(), images(6)
     exact, difference = (lipschitz_term(network, x, kind=kind, norm=norm, h=h) for kind in BOTH_KINDS)
-    assert float(exact) > 1e-6 and abs(float(difference / exact) - 1) < 0.05
+    assert exact.item() > 1e-6 and abs((difference / exact).item() - 1) < 0.05
     of_exact, of_difference = parameter_gradient(network, exact), parameter_gradient(network, difference)
     assert float((of_difference - of_exact).norm() / of_exact.norm()) < 0.05
 
@@ -44,7 +44,7 @@ def test_the_term_is_the_mean_over_images_taken_alone(kind, norm):
     with evaluation_mode(network):
         whole = lipschitz_term(network, x, kind=kind, norm=norm)
         alone = [lipschitz_term(network, x[i:i + 1], kind=kind, norm=norm) for i in range(len(x))]
-    assert float(whole) == pytest.approx(float(torch.stack(alone).mean()), rel=1e-4)
+    assert whole.item() == pytest.approx(float(torch.stack(alone).mean()), rel=1e-4)
 
 
 def test_l1_is_the_same_for_the_same_function_at_another_resolution():
@@ -54,7 +54,7 @@ def test_l1_is_the_same_for_the_same_function_at_another_resolution():
             return x.mean(dim=(2, 3)) @ torch.tensor([1.0, -2.0, 0.5])
 
     small, large = (lipschitz_term(Colour(), torch.rand(2, 3, size, size), kind="exact", norm="l1") for size in (16, 32))
-    assert float(small) == pytest.approx(3.5, rel=1e-5) and float(large) == pytest.approx(3.5, rel=1e-5)
+    assert small.item() == pytest.approx(3.5, rel=1e-5) and large.item() == pytest.approx(3.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", BOTH_KINDS)
@@ -81,4 +81,4 @@ def test_a_flat_network_has_the_term_0_and_finite_gradients():
     for kind in BOTH_KINDS:
         for norm in BOTH_NORMS:
             term = lipschitz_term(model, x, kind=kind, norm=norm)
-            assert float(term) == 0 and parameter_gradient(model, term).isfinite().all()
+            assert term.item() == 0 and parameter_gradient(model, term).isfinite().all()

@@ -26,18 +26,18 @@ def test_the_mixture_of_clean_and_adversarial_loss(batch, share):
     network = smooth().eval()
     terms = Objective(network, recipe(adversarial_share=share))(clean, adversarial, y)
     expected = (1 - share) * bce(network, clean, y) + share * bce(network, adversarial, y)
-    assert float(terms["total"]) == pytest.approx(float(expected), rel=1e-5) and float(terms["lipschitz"]) == 0
+    assert terms["total"].item() == pytest.approx(float(expected), rel=1e-5) and terms["lipschitz"].item() == 0
     if share > 0:
-        assert float(terms["adversarial"]) == pytest.approx(float(bce(network, adversarial, y)), rel=1e-5)
+        assert terms["adversarial"].item() == pytest.approx(float(bce(network, adversarial, y)), rel=1e-5)
     if share < 1:
-        assert float(terms["clean"]) == pytest.approx(float(bce(network, clean, y)), rel=1e-5)
+        assert terms["clean"].item() == pytest.approx(float(bce(network, clean, y)), rel=1e-5)
 
 
 def test_without_an_attack_all_loss_is_clean(batch):
     clean, _, y = batch
     network = smooth().eval()
     terms = Objective(network, recipe(adversarial_share=1))(clean, clean, y)
-    assert float(terms["total"]) == float(terms["clean"]) == pytest.approx(float(bce(network, clean, y))) and float(terms["adversarial"]) == 0
+    assert terms["total"].item() == terms["clean"].item() == pytest.approx(float(bce(network, clean, y))) and terms["adversarial"].item() == 0
 
 
 @pytest.mark.parametrize("at", ["adversarial", "clean"])
@@ -48,8 +48,8 @@ def test_the_lipschitz_term_is_added_with_its_weight(batch, at, kind):
     settings = {"weight": 0.7, "kind": kind, "norm": "l1", "at": at}
     terms = Objective(network, recipe(lipschitz=settings, attack={"epsilon": 2}))(clean, adversarial, y)
     slope = lipschitz_term(network, adversarial if at == "adversarial" else clean, kind=kind, norm="l1", h=2 * PIXEL)
-    assert float(terms["lipschitz"]) == pytest.approx(float(slope), rel=1e-5)
-    assert float(terms["total"]) == pytest.approx(float(bce(network, adversarial, y) + 0.7 * slope), rel=1e-5)
+    assert terms["lipschitz"].item() == pytest.approx(slope.item(), rel=1e-5)
+    assert terms["total"].item() == pytest.approx(float(bce(network, adversarial, y) + 0.7 * slope), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["exact", "finite_difference"])
@@ -77,4 +77,4 @@ def test_the_finite_difference_survives_half_precision(batch):
     expected = float(objective(clean, adversarial, y)["lipschitz"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = objective(clean, adversarial, y)
-    assert float(terms["lipschitz"]) == pytest.approx(expected, rel=0.02)
+    assert terms["lipschitz"].item() == pytest.approx(expected, rel=0.02)
