@@ -38,7 +38,7 @@ class Row:
     robust_accuracy: float
     mean_margin: float  # of -(2y - 1) z, larger is a stronger attack
     largest_change: float  # of a pixel, in 0-255 units
-    ms_per_image: float
+    cpu_ms_per_image: float  # CPU time, which other programs on the machine change little
 
 
 def compare(
@@ -107,7 +107,7 @@ def _score(model: nn.Module, x: Tensor, y: Tensor, outcome: dict, library: str, 
         robust_accuracy=((logits > 0).long() == y).float().mean().item(),
         mean_margin=((1 - 2 * y) * logits).mean().item(),
         largest_change=(x_adv - x).abs().max().item() * 255,
-        ms_per_image=1000 * float(outcome[f"{library} {epsilon} seconds"]) / len(x),
+        cpu_ms_per_image=1000 * float(outcome[f"{library} {epsilon} seconds"]) / len(x),
     )
 
 
@@ -149,11 +149,11 @@ def load_checkpoint_and_faces(checkpoint: str, faces: str) -> tuple[nn.Module, T
 
 def print_table(title: str, rows: list[Row]) -> None:
     """One line per epsilon and library."""
-    print(f"\n{title}\n{'epsilon':>8}  {'library':<13} {'robust accuracy':>15} {'mean margin':>12} {'ms/image':>9}")
+    print(f"\n{title}\n{'epsilon':>8}  {'library':<13} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
     for row in rows:
         print(
             f"{row.epsilon:>8g}  {row.library:<13} {row.robust_accuracy:>15.3f} "
-            f"{row.mean_margin:>12.3f} {row.ms_per_image:>9.2f}"
+            f"{row.mean_margin:>12.3f} {row.cpu_ms_per_image:>12.2f}"
         )
 
 

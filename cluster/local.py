@@ -126,6 +126,7 @@ class LocalCluster:
             dashboard_host="127.0.0.1",
             dashboard_port=cluster.dashboard_port if cluster.dashboard else None,
             logging_level="warning",
+            log_to_driver=False,  # a local run shows its own progress; the workers' logs are kept in outputs
             _temp_dir=str(folder),
         )
 

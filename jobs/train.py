@@ -19,6 +19,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from jobs.cli import run_job
+from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
 from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, parse
@@ -32,6 +33,7 @@ from robust.training.session import initial_detector, limit_threads, load_crops,
 from robust.training.state import save_state
 from robust.version import code_version
 
+PROGRESS = "progress.json"
 SECTIONS = ("data", "extract", "model", "augment")
 
 
@@ -105,9 +107,23 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
         ),
     )
-    result = trainer.fit()
+    with Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan)):
+        result = trainer.fit()
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)
+
+
+def _poll(storage: Storage, config: Config, plan: Plan):
+    """What rank 0 last wrote about its epochs, for the progress line."""
+    key = RunFolder(storage, config).key("train", plan.name, PROGRESS)
+
+    def poll() -> tuple[int, str]:
+        if not storage.exists(key):
+            return 0, ""
+        told = storage.read_json(key)
+        return told["epoch"], told["note"]
+
+    return poll
 
 
 def take_over(config: Config, storage: Storage, plan: Plan) -> dict:
@@ -145,25 +161,28 @@ def train_worker(arguments: dict) -> None:
     log = EventLog(storage, RunFolder(storage, config).key("pipeline", "tensorboard", "train", arguments["model"])) if place.rank == 0 else None
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
              "threshold_from_training_videos": crops.validates_on_training}
-    start = ray.train.get_checkpoint()
+    start, scores = ray.train.get_checkpoint(), None
     with _local_copy(start) as resume:
         wrap = prepare_model if place.world > 1 else lambda module: module
         for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume):
-            _report(training, figures, scores, facts, config, recipe, place, log)
+            if log is not None:
+                _log(log, training.epoch, figures, scores)
+                note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
+                storage.write_json(RunFolder(storage, config).key("train", arguments["model"], PROGRESS), {"epoch": training.epoch, "note": note})
+            _report(training, figures, scores, facts, config, recipe, place)
     if log is not None:
+        log.hparams({"recipe": recipe.recipe, "epsilon": recipe.attack.epsilon, "steps": recipe.attack.steps, "targets": recipe.attack.targets,
+                     "lipschitz weight": recipe.lipschitz.weight, "epochs": recipe.epochs}, {f"hparam/{k}": v for k, v in (scores or {}).items() if v == v})
         log.close()
 
 
-def _report(training, figures, scores, facts, config, recipe, place, log) -> None:
-    """After each epoch: figures to TensorBoard, and on validated epochs a checkpoint; a barrier for all workers."""
+def _report(training, figures, scores, facts, config, recipe, place) -> None:
+    """After each epoch, a barrier for all workers; on validated epochs rank 0 hands in a checkpoint."""
     due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
     metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, **(scores or {})}
     if place.rank != 0 or not due:
-        if log is not None:
-            _log(log, training.epoch, figures, scores)
         ray.train.report(metrics, checkpoint=None)
         return
-    _log(log, training.epoch, figures, scores)
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
     try:
         save_state(training, folder, facts)

@@ -19,6 +19,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from jobs.cli import run_job
+from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import with_settings
 from robust.config import Config, RecipeConfig, parse
@@ -38,7 +39,8 @@ def search(config: Config, storage: Storage) -> dict:
         return {**result, "summary": f"there already: {result['summary'].removeprefix('there already: ')}"}
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else fit() returns after Ctrl-C as if the search were complete
     tuner = resumable_tuner(config, storage)
-    table = trial_table(tuner.fit(), root=storage.arrow()[1])
+    with Progress("tune", unit=f"{config.tune.samples} trials"):
+        table = trial_table(tuner.fit(), root=storage.arrow()[1])
     if not any(row["status"] == "done" for row in table):
         raise UserError(f"tune: none of {len(table)} trials finished; the first error: {next((row['error'] for row in table if row['error']), 'none')}")
     best = choose(table, clean_tolerance=config.tune.clean_tolerance)

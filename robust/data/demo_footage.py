@@ -125,7 +125,7 @@ def read_clip(path: Path, starts_s: tuple[float, ...], *, frames: int, fps: int,
     takes = []
     for start, pictures in zip(starts_s, _read_parts(path, starts_s, frames, fps), strict=True):
         if len(pictures) < frames:
-            raise UserError(f"{path}: ends before {frames} frames at {start} s; ask for fewer frames (data.demo.frames)")
+            raise UserError(f"{path}: ends before {frames} frames from {start} s on; lower data.demo.frames")
         takes.append(_cut_clip(pictures, size, detect, f"{path} at {start} s"))
     return takes
 
@@ -156,7 +156,8 @@ def _cut_clip(pictures: list[np.ndarray], size: int, detect: LandmarkDetector, n
     height, width = pictures[0].shape[:2]
     window = min(face_unit(first) * FACE_UNITS / FACE_SHARE, height, width)
     middle = (_face_middle(first) + _face_middle(last)) / 2
-    x, y = (_clamp(m, window / 2, side - window / 2) - window / 2 for m, side in zip(middle, (width, height), strict=True))
+    x = _clamp(middle[0] - window / 2, 0, width - window)
+    y = _clamp(middle[1] - window / 2, 0, height - window)
     scale = size / window
     view = np.array([[scale, 0, -x * scale], [0, scale, -y * scale]])
     flags = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
@@ -182,7 +183,7 @@ def _smooth(landmarks: np.ndarray) -> np.ndarray:
 
 
 def _cut(portrait: Portrait, size: int) -> Portrait:
-    """Cuts a big picture down to three frames' width around the face, and shrinks it to 1.25 times the frame's scale."""
+    """Cuts a picture to three frames' width around the face, and shrinks it to 1.25 times the frame's scale."""
     unit = face_unit(portrait.landmarks)
     reach = 1.5 * unit * FACE_UNITS / FACE_SHARE
     height, width = portrait.image.shape[:2]

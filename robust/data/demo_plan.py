@@ -28,7 +28,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """cast: people by identity number. groups: numbers. test: numbers. swaps: made once a kind. extras: never swapped."""
+    """cast: people by identity number. groups, test: those numbers. swaps: made once a kind. extras: never swapped."""
 
     cast: list[Person]
     groups: list[list[int]]

