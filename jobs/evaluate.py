@@ -229,7 +229,7 @@ def load_model(storage: StorageConfig, key: str, sha256: str, device: str) -> to
     model, card = load_checkpoint(Storage.from_config(storage), key)
     if card["sha256"] != sha256:
         raise UserError(f"checkpoint {key} changed while it was being evaluated; run jobs.evaluate again")
-    return model.to(device).eval()
+    return model.to(device, memory_format=torch.channels_last).eval()
 
 
 # ---------------------------------------------------------------------------------------------------- results
