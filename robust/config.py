@@ -172,6 +172,7 @@ class RecipeConfig(Section):
 class ValidationConfig(Section):
     epsilon: Epsilon = Field(0.5, description="fixed evaluation threat, 0-255 units")
     steps: int = Field(10, ge=1, description="PGD steps of it")
+    targets: Literal["both", "fake"] = Field("fake", description="fake: fakes are attacked and reals stay, as in the headline; or both")
     max_images: int = Field(256, ge=8, description="at most so many validation crops, evenly over videos")
     every: int = Field(1, ge=1, description="epochs between validations")
 

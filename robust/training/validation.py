@@ -66,5 +66,7 @@ def _attacked_logits(network, crops, indices, settings: ValidationConfig, device
     threat, logits = Linf.from_255(settings.epsilon), []
     for x, y in _batches(crops, indices, device):
         x_adv = pgd(network, x, y, threat, steps=settings.steps, generator=torch.Generator().manual_seed(seed))
+        if settings.targets == "fake":
+            x_adv = torch.where((y == 1).view(-1, 1, 1, 1), x_adv, x)
         logits.append(network(x_adv).float().cpu().numpy())
     return np.concatenate(logits)
