@@ -245,7 +245,6 @@ def _good_frames(container, stream, scan: _Scan) -> Iterator[av.VideoFrame]:
 
     Frames leave the decoder later than their packets enter it, so the key frame must be one shown after the bad packet.
     """
-    stream.codec_context.options = {"err_detect": "explode"}  # an error, where it would paint over what is missing
     waiting, bad_pts = False, -1
     packets, packet = container.demux(stream), None
     while True:

@@ -45,7 +45,8 @@ class Objective(nn.Module):
             logits = self.network(torch.cat([clean, adversarial])).float()
             on_clean, on_adversarial = (F.binary_cross_entropy_with_logits(part, targets) for part in logits.chunk(2))
         else:
-            loss = F.binary_cross_entropy_with_logits(self.network(adversarial).float(), targets)
+            point = clean if share == 0 else adversarial
+            loss = F.binary_cross_entropy_with_logits(self.network(point).float(), targets)
             on_clean, on_adversarial = (loss, zero) if share == 0 else (zero, loss)
         slope = self._slope(clean, adversarial) if self.recipe.lipschitz.weight > 0 else zero
         total = (1 - share) * on_clean + share * on_adversarial + self.recipe.lipschitz.weight * slope

@@ -26,10 +26,12 @@ def test_figures_are_those_of_the_definitions():
     with torch.no_grad():
         logits = network(x).numpy()
         attacked = network(pgd(network, x, y, Linf.from_255(4), steps=3, generator=torch.Generator().manual_seed(1))).numpy()
+    attacked = np.where(crops.labels == 1, attacked, logits)  # reals stay as they are
+    assert (attacked <= logits).all() and (attacked < logits)[crops.labels == 1].all()
     labels = np.array([crops.labels[crops.video_ids == name][0] for name in np.unique(crops.video_ids.astype(str))])
     assert found["frame_auc"] == pytest.approx(auc(logits, crops.labels))
     assert found["auc"] == pytest.approx(auc(video_scores(logits, crops.video_ids)[1], labels))
-    assert found["robust_auc"] == pytest.approx(auc(video_scores(attacked, crops.video_ids)[1], labels)) and found["robust_auc"] < found["auc"]
+    assert found["robust_auc"] == pytest.approx(auc(video_scores(attacked, crops.video_ids)[1], labels))
     caught = (crops.labels == 1) & (logits > 0)
     if caught.any():
         assert found["attack_success"] == pytest.approx((attacked[caught] <= 0).mean())
