@@ -39,7 +39,7 @@ from robust.data.fetch import PACKAGES, fetch_members
 from robust.data.h264 import decode_h264, encode_h264
 from robust.errors import UserError
 
-VERSION = 3  # of the recipe: another version is another data set
+VERSION = 4  # of the recipe: another version is another data set
 FIRST_CRF, SECOND_CRF = 18, 20
 FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
 MARKER = "demo.json"

@@ -14,7 +14,7 @@ import numpy as np
 from robust.data.demo_sources import Clip, Person
 from robust.errors import UserError
 
-TEST_SHARE = 0.2
+TEST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _groups(cast: list[Person], size: int, rng: np.random.Generator) -> list[lis
 
 
 def _test_identities(cast: list[Person], groups: list[list[int]], rng: np.random.Generator) -> set[int]:
-    """Whole groups, about 20 % of the people and of the filmed ones; looks in turn; none of one shoot."""
+    """Whole groups, about a quarter of the people and of the filmed ones; looks in turn; none of one shoot."""
     allowed = [groups[i] for i in rng.permutation(len(groups)) if not cast[groups[i][0]].one_shoot]
     filmed = [group for group in allowed if any(cast[i].filmed for i in group)]
     others = [group for group in allowed if group not in filmed]

@@ -247,7 +247,7 @@ def test_plan_swaps_inside_groups_and_holds_whole_groups_out(seed):
         assert plan.cast[swap.source].look == plan.cast[swap.target].look
         assert swap.take < takes_of(plan.cast[swap.target], 3)
     assert all(set(group) <= plan.test or not set(group) & plan.test for group in plan.groups)
-    assert 0.12 <= len(plan.test) / 72 <= 0.28
+    assert 0.15 <= len(plan.test) / 72 <= 0.35
     assert 0.1 <= sum(swap.target in plan.test for swap in plan.swaps) / 150 <= 0.35
     assert {plan.cast[i].look for i in plan.test} == {"man", "woman"}
 
@@ -337,7 +337,7 @@ def test_the_face_at_the_point_is_taken(tmp_path):
 
     biggest = read_portrait(tmp_path / "two.png", None, 224, detect)
     asked = read_portrait(tmp_path / "two.png", (156, 270), 224, detect)
-    assert np.allclose(asked.landmarks.mean(0) * 1, (left - (156 - 300, 0)).mean(0), atol=400)
+    assert np.allclose(asked.landmarks, left, atol=0.1)  # near the picture's corner: neither moved nor shrunk
     spread = [np.ptp(portrait.landmarks[:, 0]) / portrait.image.shape[1] for portrait in (biggest, asked)]
     assert biggest.image.shape != asked.image.shape and all(0.05 < share < 0.5 for share in spread)
     with pytest.raises(UserError, match="no face found at"):
