@@ -62,7 +62,7 @@ def take_back_stale(storage: Storage, run: str, rows: Sequence[VideoRow], settin
     stale = stale_shards(read_status(storage, run), rows, fingerprint=settings)
     for shard in stale:
         delete_shard(storage, run, shard)
-    return [f"shard {shard} was taken back, its videos are extracted anew: {why}" for shard, why in sorted(stale.items())]
+    return [f"shard {shard} was taken back, its videos are done anew: {why}" for shard, why in sorted(stale.items())]
 
 
 # ---------------------------------------------------------------------------------------------------- the pipeline
@@ -110,35 +110,32 @@ def detector_actors(extract: ExtractConfig, *, cpus: float, gpus: float) -> int:
     """
     on_gpu = extract.detect_gpus > 0
     room = int(cpus // extract.detect_cpus) if not on_gpu else int(gpus // extract.detect_gpus)
-    actors = extract.detect_actors or room
+    actors = extract.detect_actors or max(room, 1)
     needed_cpus = actors * extract.detect_cpus + (extract.decode_cpus + WRITE_CPUS if on_gpu else 0)
     needed_gpus = actors * extract.detect_gpus
-    if actors < 1 or needed_cpus > cpus or needed_gpus > gpus:
+    if needed_cpus > cpus or needed_gpus > gpus:
         raise UserError(
-            f"extraction with extract.detect_actors={max(actors, 1)} needs {max(needed_cpus, extract.detect_cpus):g} CPUs "
-            f"and {max(needed_gpus, extract.detect_gpus):g} GPUs, the cluster has {cpus:g} and {gpus:g}; lower "
-            "extract.detect_actors, detect_cpus, detect_gpus or decode_cpus, or join a larger cluster")
+            f"extraction with extract.detect_actors={actors} needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, "
+            f"the cluster has {cpus:g} and {gpus:g}; lower extract.detect_actors, detect_cpus, detect_gpus or "
+            "decode_cpus, or join a larger cluster")
     return actors
 
 
 @contextlib.contextmanager
 def _data_context() -> Iterator[None]:
     """Settings of Ray Data for this job alone: quiet, in order, and a lost block is an error."""
-    context = ray.data.DataContext.get_current()
-    bars, order, errors = context.enable_progress_bars, context.execution_options.preserve_order, context.max_errored_blocks
-    context.enable_progress_bars = False
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    bars, errors, level = context.enable_progress_bars, context.max_errored_blocks, logger.level
+    order = context.execution_options.preserve_order
+    context.enable_progress_bars, context.max_errored_blocks = False, 0
     context.execution_options.preserve_order = True
-    context.max_errored_blocks = 0
-    logger = logging.getLogger("ray.data")
-    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        context.enable_progress_bars = bars
+        context.enable_progress_bars, context.max_errored_blocks = bars, errors
         context.execution_options.preserve_order = order
-        context.max_errored_blocks = errors
+        logger.setLevel(level)
 
 
 # ---------------------------------------------------------------------------------------------------- the result
@@ -154,9 +151,10 @@ def require_complete(status: pa.Table, rows: Sequence[VideoRow]) -> None:
 
 def result_of(status: pa.Table, dataset: Dataset, *, extracted: int, anew: list[str]) -> dict:
     """Counts, and every video that is not ok with its reason."""
-    records = status.select(["video_id", "dataset", "method", "label", "split", "status", "reason", "frames_found"]).to_pylist()
+    columns = ["video_id", "dataset", "method", "label", "split", "status", "reason", "frames_found"]
+    records = status.select(columns).to_pylist()
     by_status = Counter(record["status"] for record in records)
-    not_ok = [[record["video_id"], record["status"], record["reason"]] for record in records if record["status"] != "ok"]
+    not_ok = [[one["video_id"], one["status"], one["reason"]] for one in records if one["status"] != "ok"]
     faces = sum(record["frames_found"] for record in records)
     problems = dict(dataset.problems)
     if anew:

@@ -22,7 +22,8 @@ from jobs.cli import run_job
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
-from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, parse
+from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, parse, science
+from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.eventlog import EventLog
 from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint, weights_blob
@@ -90,6 +91,7 @@ def finished_card(config: Config, storage: Storage, plan: Plan) -> dict | None:
 def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     """One Ray Train run; the same name in the same storage resumes it."""
     settings = config.train
+    require_crops(config, storage)
     require_resources(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker})
     filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
     score = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}[settings.select_by]
@@ -137,6 +139,15 @@ def take_over(config: Config, storage: Storage, plan: Plan) -> dict:
     winner = RunFolder(storage, config).result("tune")["winner"]
     filesystem, path = storage.arrow(plan.takes)
     return publish(config, storage, plan, Checkpoint(path, filesystem), {**winner, "epoch": winner["epochs"]})
+
+
+def require_crops(config: Config, storage: Storage) -> None:
+    """Raises: UserError now, where every worker would find out, die and be started again."""
+    status = read_status(storage, config.run.name).to_pylist()
+    for split in ("train",) if config.data.splits.use_everything else ("train", "val"):
+        for label, name in ((0, "real"), (1, "fake")):
+            if not any(row["split"] == split and row["label"] == label and row["frames_found"] for row in status):
+                raise UserError(f"run {config.run.name} has no {name} face crops in split {split!r}; run jobs.extract first, and see its result.json for what was skipped")
 
 
 def require_resources(workers: int, each: dict[str, float]) -> None:
@@ -238,7 +249,8 @@ def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
         "metrics": {name: None if value != value else value for name, value in figures.items()},
         "validation_threat": plan.threat.model_dump(mode="json"),
         "crops": {"train": facts["crops"], "validation": facts["validation_crops"]},
-        "config_fingerprint": plan.fingerprint, "data_fingerprint": fingerprint(config, ("data", "extract")), "code": code_version(),
+        "config_fingerprint": plan.fingerprint, "extract": science(config.extract),
+        "data_fingerprint": fingerprint(config, ("data", "extract")), "code": code_version(),
     }
 
 

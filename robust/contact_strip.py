@@ -23,7 +23,7 @@ REAL_COLOUR, UNSURE_COLOUR, FAKE_COLOUR = (0, 140, 90), (235, 175, 0), (215, 40,
 def contact_strip(examination: Examination) -> bytes | None:
     """A PNG of all sampled frames with scores; None if no frame could be decoded.
 
-    The judged face is boxed from green (real) over yellow (at the threshold) to red (fake), other faces in thin grey.
+    The judged face is boxed from green (real) over yellow (at the threshold) to red (fake), other faces in grey.
     """
     verdict, pictures = examination.verdict, examination.pictures
     if len(pictures) == 0:
@@ -48,7 +48,7 @@ def draw_tile(
     tile.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(tile)
     for box in other_boxes:
-        draw.rectangle(_scaled(box, scale, width, height), outline=GREY, width=1)
+        draw.rectangle(_scaled(box, scale, width, height), outline=GREY, width=2)
     text, ink = f"#{frame.frame_index}  {frame.timestamp_s:.2f} s  ", GREY
     if frame.logit is None:
         text += "no face"

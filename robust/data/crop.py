@@ -52,7 +52,7 @@ def crop_face(frame: np.ndarray, box, *, margin: float) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, *, longer_side: int) -> np.ndarray:
-    """Makes (H, W, 3) or an (N, H, W, 3) stack no larger than `longer_side`, keeping the aspect; smaller ones stay as they are."""
+    """(H, W, 3), or a stack of them, made no larger than `longer_side`; the aspect is kept, nothing is enlarged."""
     height, width = image.shape[-3:-1]
     scale = longer_side / max(height, width)
     if scale >= 1:

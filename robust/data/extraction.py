@@ -75,7 +75,9 @@ def decode_source(row: VideoRow, *, count: int, storage_config) -> tuple[Decoded
         return unreadable(f"the decoder failed: {type(error).__name__}: {error}"[:300]), source
 
 
-def extract_video(row: VideoRow, config, detector: FaceDetector, *, storage_config, fingerprint: str) -> tuple[list[dict], dict]:
+def extract_video(
+    row: VideoRow, config, detector: FaceDetector, *, storage_config, fingerprint: str
+) -> tuple[list[dict], dict]:
     """Face crops and the status of one video.
 
     Args:

@@ -57,7 +57,8 @@ def build_detector(config, *, device: str | None = None) -> FaceDetector:
         ConfigError: there is none of that name.
     """
     if config.detector not in DETECTORS:
-        raise ConfigError(f"extract.detector: {config.detector!r} is not known; known are {', '.join(sorted(DETECTORS))}")
+        known = ", ".join(sorted(DETECTORS))
+        raise ConfigError(f"extract.detector: {config.detector!r} is not known; known are {known}")
     return DETECTORS[config.detector](
         min_score=config.min_score, min_face=config.min_face, detect_size=config.detect_size, device=device
     )

@@ -184,7 +184,7 @@ def _parquet(table: pa.Table) -> bytes:
         sink,
         row_group_size=ROWS_OF_A_GROUP,
         compression={name: images.get(name, "ZSTD") for name in table.column_names},
-        use_dictionary=[name for name in ("video_id", "dataset", "method", "split", "status") if name in table.column_names],
+        use_dictionary=["video_id", "dataset", "method", "split"],
         write_statistics=[name for name in ("video_id", "split", "frame_index") if name in table.column_names],
     )
     return sink.getvalue().to_pybytes()

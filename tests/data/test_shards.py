@@ -36,8 +36,9 @@ def face(video_id, frame, split):
 
 def status(video_id, frames, split, **changes):
     return {
-        "video_id": video_id, "uri": f"file/{video_id}", "dataset": "d", "method": "m", "label": 1, "identities": ["d:a", "d:b"],
-        "split": split, "status": "ok" if frames else "no_face", "reason": "", "frames_asked": 8, "frames_decoded": 8,
+        "video_id": video_id, "uri": f"file/{video_id}", "dataset": "d", "method": "m", "label": 1,
+        "identities": ["d:a", "d:b"], "split": split,
+        "status": "ok" if frames else "no_face", "reason": "", "frames_asked": 8, "frames_decoded": 8,
         "frames_found": frames, "source_bytes": 5, "source_etag": None, "fingerprint": "f", **changes,
     }
 
@@ -118,8 +119,13 @@ def test_nothing_is_there_before_extraction(local_storage):
 
 def test_crops_are_written_before_the_status_that_commits_them(local_storage, monkeypatch):
     order = []
-    real = type(local_storage).write_bytes
-    monkeypatch.setattr(type(local_storage), "write_bytes", lambda self, key, data, **k: (order.append(key), real(self, key, data, **k)))
+    write_bytes = local_storage.write_bytes
+
+    def recorded(key, data):
+        order.append(key)
+        return write_bytes(key, data)
+
+    monkeypatch.setattr(local_storage, "write_bytes", recorded)
     shard = write(local_storage, ["d/m/0"])
     assert order == [face_key("run", shard), status_key("run", shard)]
     local_storage.delete(status_key("run", shard))  # as if killed in between

@@ -61,7 +61,8 @@ def test_what_decord_gets_wrong_does_not_go_through_it(options, monkeypatch):
 
 
 def test_both_decoders_agree_to_the_pixel(monkeypatch):
-    for data in [clips.noisy(30), clips.rotated(clips.noisy(30), 90), clips.noisy(30, container="webm", codec="libvpx")]:
+    webm = clips.noisy(30, container="webm", codec="libvpx")
+    for data in [clips.noisy(30), clips.rotated(clips.noisy(30), 90), webm]:
         by_decord = read(data)
         with monkeypatch.context() as patch:
             patch.setattr(video, "DECORD_CODECS", ())

@@ -50,7 +50,8 @@ def config_of(videos: Path, storage: Path, **extract_settings):
     return parse({
         "run": {"name": "r"},
         "storage": {"uri": str(storage)},
-        "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(storage.parent / "out")},
+        "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100,
+                    "outputs": str(storage.parent / "out")},
         "data": {"datasets": [{"layout": "folder", "uri": str(videos), "name": "own"}]},
         "extract": {"frames_train": 3, "frames_test": 2, "min_face": 60, "detect_cpus": 1, "detect_actors": 1,
                     "videos_per_shard": 4, **extract_settings},
@@ -79,7 +80,8 @@ def test_every_file_ends_in_the_status_table_and_a_second_run_does_nothing(clust
     for label in ("real", "fake"):
         for number in range(GOOD):
             row = status[f"own/{label}/good{number}"]
-            assert row["status"] == "ok" and row["frames_found"] == row["frames_asked"] == (2 if row["split"] == "test" else 3)
+            asked = 2 if row["split"] == "test" else 3
+            assert row["status"] == "ok" and row["frames_found"] == row["frames_asked"] == asked
     bad = {key.rpartition("/")[2]: (row["status"], row["reason"]) for key, row in status.items() if "good" not in key}
     assert bad["empty"] == ("unreadable", "empty file (0 bytes)")
     assert bad["audio"] == ("unreadable", "no video stream: audio only")
@@ -120,9 +122,10 @@ def test_what_is_missing_is_done_anew_and_comes_out_the_same(cluster, videos, tm
 
 
 def separate_stages(videos, config, settings, actors):
-    decoded = videos.map_batches(Decode(config.extract, config.storage), batch_size=None, batch_format="pyarrow", num_cpus=0.5)
-    return decoded.map_batches(Detect, fn_constructor_args=(config.extract, settings), batch_size=None, batch_format="pyarrow",
-                               num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=1))
+    options = dict(batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+    decoded = videos.map_batches(Decode(config.extract, config.storage), **options)
+    return decoded.map_batches(Detect, fn_constructor_args=(config.extract, settings),
+                               compute=ray.data.ActorPoolStrategy(size=1), **options)
 
 
 @pytest.mark.cluster
@@ -133,7 +136,8 @@ def test_a_job_killed_on_the_way_is_finished_by_the_next_with_each_video_once(vi
     settings = tmp_path / "config.yaml"
     settings.write_text(dump_yaml(config))
     command = [sys.executable, "-m", "jobs.extract", "--config", str(settings)]
-    job_process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    job_process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         while read_status(storage, "r").num_rows == 0:  # until the first shard is committed
             assert job_process.poll() is None, "the job ended before it could be killed"
@@ -157,7 +161,8 @@ def test_a_job_killed_on_the_way_is_finished_by_the_next_with_each_video_once(vi
 
 
 def planned(tmp_path, names, size):
-    rows = [VideoRow(f"d/m/{name}", str(tmp_path / f"{name}.mp4"), 0, "d", "m", (f"d:{name}",), "train") for name in names]
+    rows = [VideoRow(f"d/m/{name}", str(tmp_path / f"{name}.mp4"), 0, "d", "m", (f"d:{name}",), "train")
+            for name in names]
     return plan_shards(rows, videos_per_shard=size, fingerprint="f")
 
 
@@ -194,7 +199,8 @@ def test_a_part_of_a_shard_is_never_written(tmp_path, local_storage):
     config = ExtractConfig(videos_per_shard=2)
     plans = planned(tmp_path, "abc", 2)
     stage = DecodeAndDetect(config, StorageConfig(), "f")
-    crops = [crop for task in batches(tasks_of(plan_table(plans, config), videos_per_shard=2, most=1)) for crop in stage(task)]
+    tasks = batches(tasks_of(plan_table(plans, config), videos_per_shard=2, most=1))
+    crops = [crop for task in tasks for crop in stage(task)]
     assert len(crops) == 4  # the last of them fills the second shard
     for wrong in (crops[:1], crops[1:3], crops[:3]):
         with pytest.raises(RuntimeError, match="written as a whole"):
