@@ -26,7 +26,7 @@ demo-long: setup  ## the same recipe with 3 hours of 2 cores
 	$(BIN)/python -m jobs.pipeline --profile demo-long $(ARGS)
 
 test: setup $(REFERENCE)
-	$(BIN)/python -m robust.data.fetch --tests
+	$(BIN)/python -m tests.clips
 	$(BIN)/python -m pytest $(ARGS)
 
 $(REFERENCE): requirements-reference.lock $(INSTALLED)

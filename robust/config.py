@@ -114,7 +114,7 @@ class ExtractConfig(Section):
     decode_cpus: float = resource(1, gt=0, description="CPUs of one decoding task")
     detect_cpus: float = resource(1, gt=0, description="CPUs of one detector actor")
     detect_gpus: float = resource(0, ge=0, description="GPU share of one detector actor")
-    detect_actors: int = resource(1, ge=1, description="detector actors")
+    detect_actors: int | None = resource(None, ge=1, description="detector actors; null: as many as the cluster has room for")
 
 
 class ModelConfig(Section):

