@@ -25,6 +25,7 @@ from botocore.credentials import Credentials
 from robust.errors import UserError
 
 PORT_TRIES = 5
+LOCK_WAIT_S = 5.0
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
 
 # Becomes the server after asking the kernel (Linux) to kill it when its parent dies, also by kill -9. A process of its
@@ -224,15 +225,22 @@ def free_port_block() -> int:
 
 
 def _lock(folder: Path):
-    """An open, locked file; the lock goes when the last process that holds it open is gone."""
+    """An open, locked file; the lock goes when the last process that holds it open is gone.
+
+    A server whose job was just killed takes a moment to die, so the lock is tried for a while.
+    """
     lock = open(folder / "lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UserError(f"another job runs the S3 server of {folder}: wait for it, stop it, or choose another "
-                        "cluster.outputs.") from None
-    return lock
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except OSError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise UserError(f"another job runs the S3 server of {folder}: wait for it, stop it, or choose another "
+                                "cluster.outputs.") from None
+            time.sleep(0.1)
 
 
 def _remove_sockets(port: int) -> None:
