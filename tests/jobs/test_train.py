@@ -119,7 +119,7 @@ def test_two_workers_train_a_model_that_can_be_loaded(trained, folder):
 def test_the_run_folder_holds_event_files_and_no_pickle(trained):
     _, storage, _ = trained
     keys = storage.list("tiny")
-    assert sum("events.out.tfevents" in key and key.startswith("tiny/tensorboard/train/defended/") for key in keys) == 1
+    assert sum("events.out.tfevents" in key and key.startswith("tiny/tensorboard/train/defended/") for key in keys) >= 1
     assert [key for key in keys if key.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))] == []
 
 
