@@ -8,6 +8,7 @@ If the job is killed with kill -9, the kernel takes the servers along (Linux) an
 """
 
 import logging
+import functools
 import os
 import secrets
 import shutil
@@ -149,11 +150,16 @@ def _check(config: Config) -> None:
                           "null: the server takes a free port.")
 
 
+@functools.cache
+def _token() -> str:
+    """One for all clusters of this process: Ray reads it once in a process and keeps it."""
+    return secrets.token_hex(32)
+
+
 def _ray_environment(cluster: ClusterConfig, outputs: Path) -> dict[str, str]:
     """What Ray's processes, which inherit it, must find in their environment."""
     token = outputs / "auth_token"  # a file of its own: Ray would write ~/.ray/auth_token
-    if not token.exists():
-        write_private(token, secrets.token_hex(32))
+    write_private(token, _token())
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
