@@ -329,4 +329,6 @@ def upload_tensorboard(storage: Storage, prefix: str, summary: dict, strips: lis
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("evaluate", evaluate))
+    from jobs.evaluate import evaluate as main  # by its module's name: Ray's workers cannot import from __main__
+
+    sys.exit(run_job("evaluate", main))

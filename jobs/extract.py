@@ -187,4 +187,6 @@ def _by_group(records: list[dict]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("extract", extract))
+    from jobs.extract import extract as main  # by its module's name: Ray's workers cannot import from __main__
+
+    sys.exit(run_job("extract", main))

@@ -255,4 +255,6 @@ def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("train", train))
+    from jobs.train import train as main  # by its module's name: Ray's workers cannot import from __main__
+
+    sys.exit(run_job("train", main))

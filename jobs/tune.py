@@ -160,4 +160,6 @@ def choose(table: list[dict], *, clean_tolerance: float) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("tune", search))
+    from jobs.tune import search as main  # by its module's name: Ray's workers cannot import from __main__
+
+    sys.exit(run_job("tune", main))
