@@ -59,14 +59,14 @@ class Detector(nn.Module):
         return self.backbone((x - self.mean) / self.std).squeeze(1)
 
 
-def build_detector(config: ModelConfig, *, storage=None) -> tuple[Detector, str]:
+def build_detector(config: ModelConfig) -> tuple[Detector, str]:
     """A new detector with the weights that `config.weights` asks for.
 
     Returns:
         the detector and a line for the card that says where its weights came from.
     """
     backbone = _backbone(config.name, config.input_size)
-    source = load_weights(backbone, config, storage=storage)
+    source = load_weights(backbone, config)
     if config.activation is not None:
         swap_activations(backbone, config.activation)
     mean, std = _statistics(backbone)

@@ -16,7 +16,7 @@ from robust.config import ModelConfig
 from robust.errors import UserError
 
 
-def load_weights(backbone: nn.Module, config: ModelConfig, *, storage=None) -> str:
+def load_weights(backbone: nn.Module, config: ModelConfig) -> str:
     """Fills the backbone in place; returns the line for the card."""
     if config.weights == "none":
         return "none: trained from scratch"
