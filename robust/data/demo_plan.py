@@ -14,7 +14,7 @@ import numpy as np
 from robust.data.demo_sources import Clip, Person
 from robust.errors import UserError
 
-TEST_SHARE = 0.25
+TEST_SHARE = 0.3  # of the people outside shoots
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plan_demo(
     """Casts, groups and pairs people; the same plan for the same arguments.
 
     Args:
-        group_size: people of a group, about; takes: films made of a photograph.
+        group_size: people of a group, about; takes: films made of a person's photographs.
     Raises:
         UserError: more identities or fakes than there are people or pairs.
     """
@@ -58,8 +58,10 @@ def plan_demo(
 
 
 def takes_of(person: Person, takes: int) -> int:
-    """Real videos that a person has: `takes` a photograph, one a part of a clip."""
-    return sum(len(source.starts_s) if isinstance(source, Clip) else takes for source in person.sources)
+    """Real videos that a person has: one a part of a clip, or `takes` of the photographs in turn, at least one of each."""
+    if person.filmed:
+        return sum(len(clip.starts_s) for clip in person.sources)
+    return max(takes, len(person.sources))
 
 
 def _cast(everyone: list[Person], count: int, rng: np.random.Generator) -> tuple[list[Person], list[Person]]:
@@ -73,11 +75,11 @@ def _cast(everyone: list[Person], count: int, rng: np.random.Generator) -> tuple
 
 
 def _groups(cast: list[Person], size: int, rng: np.random.Generator) -> list[list[int]]:
-    """About six identities each, of one look and (or not) of one shoot; the filmed ones in different groups."""
+    """About six identities each, of one look and one shoot or none; the filmed ones in different groups."""
     groups = []
-    kinds = sorted({(person.look, person.one_shoot) for person in cast})
+    kinds = sorted({(person.look, person.shoot or "") for person in cast})
     for kind in kinds:
-        members = [i for i, person in enumerate(cast) if (person.look, person.one_shoot) == kind]
+        members = [i for i, person in enumerate(cast) if (person.look, person.shoot or "") == kind]
         members = [members[i] for i in rng.permutation(len(members))]
         members.sort(key=lambda i: not cast[i].filmed)  # stable: filmed first, dealt to different groups
         count = max(1, round(len(members) / size))
@@ -86,12 +88,12 @@ def _groups(cast: list[Person], size: int, rng: np.random.Generator) -> list[lis
 
 
 def _test_identities(cast: list[Person], groups: list[list[int]], rng: np.random.Generator) -> set[int]:
-    """Whole groups, about a quarter of the people and of the filmed ones; looks in turn; none of one shoot."""
-    allowed = [groups[i] for i in rng.permutation(len(groups)) if not cast[groups[i][0]].one_shoot]
+    """Whole groups, about TEST_SHARE of the people outside shoots and of the filmed ones; looks in turn; none of a shoot."""
+    allowed = [groups[i] for i in rng.permutation(len(groups)) if cast[groups[i][0]].shoot is None]
     filmed = [group for group in allowed if any(cast[i].filmed for i in group)]
     others = [group for group in allowed if group not in filmed]
     chosen = filmed[: max(1, round(TEST_SHARE * len(filmed)))] if filmed else []
-    wanted = TEST_SHARE * len(cast)
+    wanted = TEST_SHARE * sum(map(len, allowed))
     while others and sum(map(len, chosen)) + len(others[0]) / 2 <= wanted:
         test = list(chain.from_iterable(chosen))
         of_look = {look: sum(cast[i].look == look for i in test) for look in ("man", "woman")}

