@@ -74,6 +74,24 @@ def frozen_threshold(scores: np.ndarray, labels: np.ndarray, *, fpr: float = FRO
     return float(reals[math.floor(fpr * len(reals) + 1e-9)])
 
 
+def equal_error_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold, midway between two neighbouring scores, where the shares of reals above and fakes not above differ least.
+
+    Args:
+        scores: (n,) logits on clean validation data.
+        labels: (n,) 1 = fake; both classes.
+    """
+    scores, labels = check(scores, labels)
+    distinct = np.unique(scores)
+    between = np.concatenate([distinct[:1] - 1, (distinct[1:] + distinct[:-1]) / 2, distinct[-1:] + 1])
+    reals, fakes = np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
+    if len(reals) == 0 or len(fakes) == 0:
+        raise ValueError("an equal error threshold needs reals and fakes")
+    false_alarms = 1 - np.searchsorted(reals, between, side="right") / len(reals)
+    missed = np.searchsorted(fakes, between, side="right") / len(fakes)
+    return float(between[np.argmin(np.abs(false_alarms - missed))])
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """A rate as two masks over samples: `among` are counted, `hits` are those of them that fulfil it. Both (n,) bool."""

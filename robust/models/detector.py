@@ -41,7 +41,7 @@ class Detector(nn.Module):
     Args:
         x: (N, 3, input_size, input_size) RGB in [0, 1].
     Returns:
-        (N,) logits, fake > 0.
+        (N,) logits, fake > 0: the backbone's own, less `offset` (0 until a finished model is calibrated).
     """
 
     def __init__(self, backbone: nn.Module, architecture: Architecture):
@@ -50,13 +50,14 @@ class Detector(nn.Module):
         self.architecture = architecture
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("offset", torch.zeros(()))
 
     @property
     def input_size(self) -> int:
         return self.architecture.input_size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.backbone((x - self.mean) / self.std).squeeze(1)
+        return self.backbone((x - self.mean) / self.std).squeeze(1) - self.offset
 
 
 def build_detector(config: ModelConfig) -> tuple[Detector, str]:

@@ -10,7 +10,7 @@ from robust.attacks.threat import Linf
 from robust.config import ValidationConfig
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
-from robust.evaluation.metrics import auc, fake_to_real, frozen_threshold, video_scores
+from robust.evaluation.metrics import auc, equal_error_threshold, fake_to_real, frozen_threshold, video_scores
 
 BATCH = 64
 
@@ -19,8 +19,8 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
     """Clean figures over all crops, robust ones over at most `settings.max_images`, evenly over videos.
 
     Returns:
-        auc, robust_auc (video level), frame_auc, attack_success (fake to real at logit 0, frames), thresholds frozen at FPR 1 %:
-        threshold (video scores) and frame_threshold (frame logits).
+        auc, robust_auc (video level), frame_auc, equal_error_logit (frames, clean), attack_success (fake to real at that logit,
+        frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits).
     """
     training = network.training
     network.eval()
@@ -32,12 +32,14 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
         network.train(training)
     _, scores = video_scores(logits, crops.video_ids)
     labels = _video_labels(crops, np.arange(len(crops)))
-    success = fake_to_real(logits[chosen], attacked, crops.labels[chosen], threshold=0.0)
+    middle = equal_error_threshold(logits, crops.labels)
+    success = fake_to_real(logits[chosen], attacked, crops.labels[chosen], threshold=middle)
     return {
         "auc": auc(scores, labels),
         "frame_auc": auc(logits, crops.labels),
         "robust_auc": auc(video_scores(attacked, crops.video_ids[chosen])[1], _video_labels(crops, chosen)),
         "attack_success": success.value() if success.among.any() else float("nan"),
+        "equal_error_logit": middle,
         "threshold": frozen_threshold(scores, labels),
         "frame_threshold": frozen_threshold(logits, crops.labels),
     }

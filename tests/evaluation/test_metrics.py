@@ -96,6 +96,21 @@ def test_frozen_threshold_is_the_smallest_that_keeps_the_false_positive_rate(rea
     assert np.mean(np.array(reals) > threshold) <= fpr < np.mean(np.array(reals) > below)
 
 
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_equal_error_threshold(shift):
+    reals, fakes = np.array([0.0, 1.0, 2.0, 4.0]) + shift, np.array([1.5, 3.0, 5.0, 6.0]) + shift
+    scores, labels = np.concatenate([reals, fakes]), np.repeat([0, 1], 4)
+    threshold = metrics.equal_error_threshold(scores, labels)
+    assert threshold == pytest.approx(2.5 + shift)  # one real of four above, one fake of four below
+    assert (reals > threshold).mean() == (fakes <= threshold).mean() == 0.25
+
+
+def test_equal_error_threshold_where_nothing_overlaps_is_between():
+    assert metrics.equal_error_threshold(np.array([-3.0, -1.0, 2.0, 5.0]), np.array([0, 0, 1, 1])) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="reals and fakes"):
+        metrics.equal_error_threshold(np.array([1.0]), np.array([1]))
+
+
 def test_frozen_threshold_on_a_hundred_reals_lets_exactly_one_above():
     reals = np.random.default_rng(1).permutation(np.arange(100.0))
     assert metrics.frozen_threshold(reals, np.zeros(100, int), fpr=0.01) == 98.0

@@ -166,9 +166,10 @@ def test_use_everything_is_said_in_the_card(tmp_path):
     config = config_of(tmp_path, data={"splits": {"use_everything": True}})
     plan = job.plan_for(config, Storage.from_config(config.storage), "defended")
     facts = {"weights": "none", "crops": 32, "validation_crops": 32, "threshold_from_training_videos": True}
-    metrics = {"epoch": 2, "threshold": 0.1, "frame_threshold": 0.2, "auc": 1.0, "robust_auc": 0.5, "attack_success": float("nan")}
+    metrics = {"epoch": 2, "threshold": 0.1, "frame_threshold": 0.2, "equal_error_logit": 0.5, "auc": 1.0, "robust_auc": 0.5, "attack_success": float("nan")}
     card = job.card_facts(config, plan, facts, metrics)
     assert card["threshold_rule"] == "FPR 1 % on clean training videos (optimistic)"
+    assert card["threshold"] == pytest.approx(-0.4) and card["frame_threshold"] == pytest.approx(-0.3)  # moved with logit 0
     assert card["metrics"] == {"auc": 1.0, "robust_auc": 0.5, "attack_success": None}
 
 
@@ -212,7 +213,9 @@ def test_the_winner_of_the_search_is_taken_over_without_a_step(tmp_path, monkeyp
     card = job.train(config, storage)["models"]["defended"]
     model, stored = load_checkpoint(storage, "tiny/train/defended")
     assert {"trained_now": True, **stored} == card
-    assert all(torch.equal(one, other) for one, other in zip(model.state_dict().values(), network.state_dict().values(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(model.backbone.parameters(), network.backbone.parameters(), strict=True))
+    winner = RunFolder(storage, config).result("tune")["winner"]
+    assert model.offset == pytest.approx(winner["equal_error_logit"])  # calibrated: logit 0 is where it was
     assert (card["settings_from"], card["epoch"], card["recipe"]["epochs"]) == ("tune trial b", 1, 1)
     assert (card["recipe"]["attack"]["epsilon"], card["recipe"]["lipschitz"]["weight"]) == (2.0, 0.01)
     assert card["validation_threat"]["epsilon"] == 3  # what the trial's figures were measured at
