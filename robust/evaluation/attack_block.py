@@ -38,11 +38,14 @@ def cells(evaluate) -> list[Cell]:
     """The grid of attacks and epsilons of `config.evaluate`, in order.
 
     Raises:
-        ConfigError: an attack that is not in the registry.
+        ConfigError: an attack that is not in the registry, or a budget that it can not have.
     """
     unknown = sorted(set(evaluate.attacks) - set(ATTACKS))
     if unknown:
         raise ConfigError(f"evaluate.attacks: {', '.join(unknown)} unknown; there are {', '.join(sorted(ATTACKS))}")
+    fgsm = evaluate.attacks.get("fgsm")
+    if fgsm is not None and (fgsm.steps, fgsm.restarts) != (1, 1):
+        raise ConfigError(f"evaluate.attacks.fgsm: is one step from the image itself, not {fgsm.steps} steps and {fgsm.restarts} restarts; use pgd")
     return [
         Cell(name, float(epsilon), budget.steps, budget.restarts)
         for name, budget in sorted(evaluate.attacks.items())

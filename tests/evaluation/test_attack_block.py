@@ -78,6 +78,9 @@ def test_grid_of_the_config():
     assert [Cell("pgd", 1, 20).label, Cell("fgsm", 1, 1).label, Cell("pgd", 1, 5, 2).label] == ["PGD-20", "FGSM", "PGD-5 x 2"]
     with pytest.raises(ConfigError, match="evaluate.attacks: autoattack unknown"):
         cells(EvaluateConfig(attacks={"autoattack": {"steps": 1}}))
+    for budget in ({"steps": 2}, {"steps": 1, "restarts": 2}):
+        with pytest.raises(ConfigError, match="evaluate.attacks.fgsm: is one step"):
+            cells(EvaluateConfig(attacks={"fgsm": budget}))
 
 
 def test_a_blocks_name_changes_with_everything_it_depends_on():
