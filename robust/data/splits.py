@@ -28,6 +28,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from robust.data.identity_groups import connected_components
 from robust.data.rows import FAKE, REAL, VideoRow
 from robust.errors import ConfigError, UserError
 
@@ -153,25 +154,12 @@ class Group:
 
 def connected_groups(rows: Iterable[VideoRow]) -> list[Group]:
     """Groups of people linked by videos, the biggest first; each video belongs to exactly one group."""
-    leader: dict[str, str] = {}
-
-    def find(person: str) -> str:
-        while leader.setdefault(person, person) != person:
-            leader[person] = leader[leader[person]]
-            person = leader[person]
-        return person
-
     rows = list(rows)
-    for row in rows:
-        for person in row.identities:
-            first, other = sorted((find(row.identities[0]), find(person)))
-            leader[other] = first
-    people, videos = defaultdict(list), defaultdict(Counter)
-    for person in sorted(leader):
-        people[find(person)].append(person)
-    for row in rows:
-        videos[find(row.identities[0])][_stratum(row)] += 1
-    groups = [Group(tuple(people[first]), videos[first]) for first in people]
+    people, videos = defaultdict(set), defaultdict(Counter)
+    for number, row in zip(connected_components([row.identities for row in rows]), rows, strict=True):
+        people[number].update(row.identities)
+        videos[number][_stratum(row)] += 1
+    groups = [Group(tuple(sorted(members)), videos[number]) for number, members in people.items()]
     return sorted(groups, key=lambda group: (-group.size, group.people))
 
 

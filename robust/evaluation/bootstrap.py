@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from robust.data.identity_groups import connected_components
 from robust.evaluation.curves import Curve, ScoreOrder
 
 MIN_COMPONENTS = 20
@@ -88,23 +89,6 @@ def draw(video_ids: Sequence[str], identities: Sequence[Sequence[str]], *, count
     pair = units[:, 0] != units[:, 1]
     weights = counts[:, units[:, 0]] * np.where(pair, counts[:, units[:, 1]], 1)
     return Resamples(np.array(list(by_video)), weights.astype(np.float32), units, kind)
-
-
-def connected_components(groups: Sequence[Sequence[str]]) -> np.ndarray:
-    """(V,) numbers 0, 1, ...: groups that share a member, directly or through others, get the same one."""
-    parent: dict[str, str] = {}
-
-    def root(member: str) -> str:
-        while parent.setdefault(member, member) != member:
-            parent[member] = parent[parent[member]]
-            member = parent[member]
-        return member
-
-    for group in groups:
-        for member in group[1:]:
-            parent[root(member)] = root(group[0])
-    _, numbers = np.unique([root(group[0]) for group in groups], return_inverse=True)
-    return numbers
 
 
 def _identity_units(groups: Sequence[Sequence[str]]) -> np.ndarray:

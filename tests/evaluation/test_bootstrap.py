@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from robust.data.identity_groups import connected_components
 from robust.evaluation import bootstrap, curves
 
 
@@ -53,8 +54,8 @@ def test_coverage_of_a_rate_when_swaps_link_everybody():
 
 def test_identities_that_share_a_fake_are_one_component():
     groups = [("a",), ("b", "c"), ("c", "d"), ("e",), ("d",)]
-    assert bootstrap.connected_components(groups).tolist()[1:] != [0, 0, 0, 0]
-    numbers = bootstrap.connected_components(groups)
+    assert connected_components(groups).tolist()[1:] != [0, 0, 0, 0]
+    numbers = connected_components(groups)
     assert numbers[1] == numbers[2] == numbers[4]
     assert len({numbers[0], numbers[1], numbers[3]}) == 3
 
