@@ -13,7 +13,8 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -120,6 +121,16 @@ def find_user_error(error: BaseException) -> UserError | None:
         waiting += [wrapped, getattr(candidate, "controller_failure", None), candidate.__cause__, candidate.__context__]
         waiting += (getattr(candidate, "worker_failures", None) or {}).values()
     return None
+
+
+@contextmanager
+def signal_handler_kept(number: int = signal.SIGINT) -> Iterator[None]:
+    """Puts the handler back that was there before: Ray Train leaves its own, which asks a finished run to stop and eats Ctrl-C."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _stop_on_signals() -> None:

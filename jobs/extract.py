@@ -20,6 +20,7 @@ import ray
 import ray.data
 
 from jobs.cli import run_job
+from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
 from jobs.progress import Progress
 from robust.config import Config, ExtractConfig, fingerprint
@@ -43,6 +44,8 @@ def extract(config: Config, storage: Storage) -> dict:
     Raises:
         UserError: a data set or the storage cannot be reached, or the cluster is too small for the settings.
     """
+    if config.data.demo.enabled:
+        make_demo_data(config)
     dataset = load_dataset(config.data, storage=config.storage, seed=config.run.seed)
     rows = [row for row in dataset.rows if row.split != "excluded"]
     settings = fingerprint(config, ["extract"])

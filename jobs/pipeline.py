@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobs.cli import run_job, run_stage
+from jobs.demo_data import make_demo_data
 from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.storage import Storage
@@ -30,7 +31,11 @@ def pipeline(config: Config, storage: Storage) -> dict:
         return result
 
     if config.data.demo.enabled:
-        _make_demo_data(config, told)
+        print("pipeline: demo data ...", flush=True)
+        began = time.monotonic()
+        counts = make_demo_data(config)
+        told["demo data"] = {"seconds": round(time.monotonic() - began, 1), "summary": str(counts)}
+        print(f"pipeline: demo data: {counts} ({told['demo data']['seconds']:.0f} s)", flush=True)
     # Imported here: each brings Ray, torch or both, and what comes before should be seen at once.
     from jobs.evaluate import evaluate
     from jobs.extract import extract
@@ -52,19 +57,6 @@ def pipeline(config: Config, storage: Storage) -> dict:
 
 def only_model(config: Config, name: str) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"models": [name]})})
-
-
-def _make_demo_data(config: Config, told: dict) -> None:
-    from robust.data.demo import make_demo
-
-    print("pipeline: demo data ...", flush=True)
-    began, settings = time.monotonic(), config.data.demo
-    counts = make_demo(
-        Path(config.data.datasets[0].uri), seed=config.run.seed, identities=settings.identities, fakes_per_kind=settings.fakes_per_kind,
-        takes=settings.takes, frames=settings.frames, size=settings.size, fps=settings.fps, workers=config.cluster.num_cpus or 2,
-    )
-    told["demo data"] = {"seconds": round(time.monotonic() - began, 1), "summary": str(counts)}
-    print(f"pipeline: demo data: {counts} ({told['demo data']['seconds']:.0f} s)", flush=True)
 
 
 def local_copies(config: Config, storage: Storage) -> Path:

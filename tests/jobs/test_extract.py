@@ -218,3 +218,19 @@ def test_the_pool_fits_the_cluster_or_says_what_does_not():
                                  ({"detect_gpus": 1}, 1, 1), ({"detect_gpus": 1}, 8, 0)]:
         with pytest.raises(UserError, match="extract.detect_actors"):
             detector_actors(ExtractConfig(**settings), cpus=cpus, gpus=gpus)
+
+
+def test_the_demo_data_is_made_first_where_the_config_asks_for_it(tmp_path, monkeypatch):
+    made = []
+
+    def make_demo(root, *, seed, **settings):
+        made.append((root, seed, settings["identities"], settings["takes"]))
+        raise UserError("no network")
+
+    monkeypatch.setattr("jobs.demo_data.make_demo", make_demo)
+    config = config_of(tmp_path / "demo", tmp_path / "storage")
+    demo = config.data.demo.model_copy(update={"enabled": True, "identities": 33, "takes": 2})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"demo": demo})})
+    with pytest.raises(UserError, match="no network"):
+        extract(config, Storage.from_config(config.storage))
+    assert made == [(tmp_path / "demo", config.run.seed, 33, 2)]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None):
     Args:
         killed: rank, epoch (from 0) and step (from 1) at which that worker gets kill -9.
     """
+    def wait_for_a_checkpoint() -> None:
+        """Until Ray's controller has written down one; it hears of a worker's report a moment later."""
+        deadline = time.monotonic() + 60
+        while not any('"epoch_' in snapshot.read_text() for snapshot in folder.rglob("checkpoint_manager_snapshot.json")):
+            assert time.monotonic() < deadline, "no checkpoint was registered"
+            time.sleep(0.1)
+
     def worker(arguments):
         import jobs.train
         import robust.training.session as session
@@ -57,6 +65,7 @@ def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None):
                 with open(folder / f"rank{place.rank}", "a") as steps_done:
                     steps_done.write(f"{attempt} {training.epoch} {step}\n")
                 if (place.rank, training.epoch, step) == killed and not (folder / "killed").exists():
+                    wait_for_a_checkpoint()
                     (folder / "killed").touch()
                     os.kill(os.getpid(), signal.SIGKILL)
                 progress(step, steps)
@@ -97,7 +106,10 @@ def trained(folder, ray_of_two):
     (folder / "steps").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "train_worker", watched_worker(folder / "steps"))
-        return config, storage, run_stage("train", job.train, config, storage)
+        handler = signal.getsignal(signal.SIGINT)
+        result = run_stage("train", job.train, config, storage)
+        assert signal.getsignal(signal.SIGINT) is handler  # Ray Train's own would eat every later Ctrl-C
+        return config, storage, result
 
 
 @pytest.mark.cluster
