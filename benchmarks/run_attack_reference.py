@@ -12,15 +12,16 @@ import torch
 
 from benchmarks.attack_reference import compare, print_table
 from jobs.cli import run_job
+from jobs.evaluate import OWN_MODELS
 from robust.config import Config
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
 from robust.data.shards import read_faces
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
+from robust.training.session import COLUMNS
 
 EPSILONS = (0.125, 0.25, 0.5, 1.0)  # 0-255 units; a plain detector is at 0 above them
-COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
 STEPS = 20
 
 
@@ -28,10 +29,10 @@ def main(config: Config, storage: Storage) -> dict:
     """Prints a table for each model; writes all rows below the run's `benchmarks/`."""
     run, report = config.run.name, {}
     faces = read_faces(storage, run, split="test", columns=COLUMNS, max_frames_per_video=1)
-    for name in config.train.models:
+    for name in OWN_MODELS:
         model, _ = load_checkpoint(storage, f"{run}/train/{name}")
         crops = CropSet.from_table(faces, model.input_size)
-        x, y = to_tensor(crops.pixels), torch.from_numpy(crops.labels)
+        x, y = to_tensor(crops.batch(range(len(crops)))), torch.from_numpy(crops.labels)
         rows = compare(model, x, y, steps=STEPS, epsilons=EPSILONS, threads=2)
         report[name] = [dataclasses.asdict(row) for row in rows]
         print_table(f"{name} of run {run}: {len(x)} faces, PGD-{STEPS}", rows)

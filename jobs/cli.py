@@ -124,13 +124,13 @@ def find_user_error(error: BaseException) -> UserError | None:
 
 
 @contextmanager
-def signal_handler_kept(number: int = signal.SIGINT) -> Iterator[None]:
+def sigint_handler_kept() -> Iterator[None]:
     """Puts the handler back that was there before: Ray Train leaves its own, which asks a finished run to stop and eats Ctrl-C."""
-    before = signal.getsignal(number)
+    before = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _stop_on_signals() -> None:

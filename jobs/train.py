@@ -18,7 +18,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
-from jobs.cli import run_job, signal_handler_kept
+from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
@@ -109,7 +109,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
         ),
     )
-    with signal_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan)):
+    with sigint_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan)):
         result = trainer.fit()
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)

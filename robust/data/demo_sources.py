@@ -2,8 +2,9 @@
 
 The table was made by looking at every picture. Left out: cartoons and masks, celebrities, covered faces (hands, dark
 glasses), single grey pictures, profiles, and pictures too dark to see a face. Where one person is in several pictures they
-are one identity; where it could not be told for sure (the women of face-api were photographed in a few sessions),
-the identities are marked `one_shoot`, and all of them stay on one side of the train/test line.
+are one identity. People of one `shoot` share its studio and light and may recur in it (the women of face-api were
+photographed in a few sessions): they are swapped only among themselves and are never in the test list. So are the 40
+people of the ORL faces (AT&T Laboratories Cambridge), whose pictures are grey.
 """
 
 from __future__ import annotations

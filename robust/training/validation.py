@@ -1,11 +1,14 @@
 """Validation figures of a detector: clean, and under PGD at one fixed threat that does not depend on how it was trained."""
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import nn
 
 from robust.attacks.pgd import pgd
+from robust.attacks.subset import attack_chosen
 from robust.attacks.threat import Linf
 from robust.config import ValidationConfig
 from robust.data.crops import CropSet
@@ -67,8 +70,7 @@ def _clean_logits(network, crops, indices, device) -> np.ndarray:
 def _attacked_logits(network, crops, indices, settings: ValidationConfig, device, seed: int) -> np.ndarray:
     threat, logits = Linf.from_255(settings.epsilon), []
     for x, y in _batches(crops, indices, device):
-        x_adv = pgd(network, x, y, threat, steps=settings.steps, generator=torch.Generator().manual_seed(seed))
-        if settings.targets == "fake":
-            x_adv = torch.where((y == 1).view(-1, 1, 1, 1), x_adv, x)
+        attack = partial(pgd, network, threat=threat, steps=settings.steps, generator=torch.Generator().manual_seed(seed))
+        x_adv = attack_chosen(attack, x, y, y == 1) if settings.targets == "fake" else attack(x, y)
         logits.append(network(x_adv).float().cpu().numpy())
     return np.concatenate(logits)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from robust.attacks.pgd import pgd
+from robust.attacks.subset import attack_chosen
 from robust.attacks.threat import THREATS
 from robust.config import PIXEL, AttackConfig
 
@@ -27,13 +28,13 @@ def perturb(
     """
     if epsilon == 0:
         return x
-    if attack.targets == "fake":
-        fakes = (y == 1).nonzero().squeeze(1)
-        perturbed = perturb(network, x[fakes], y[fakes], attack.model_copy(update={"targets": "both"}), epsilon=epsilon, generator=generator)
-        return x.index_copy(0, fakes, perturbed)
     threat = THREATS[attack.norm](epsilon * PIXEL)
     step_size = None if attack.step_size is None else attack.step_size * PIXEL * epsilon / attack.epsilon
-    return pgd(
-        network, x, y, threat, steps=attack.steps, step_size=step_size, generator=generator,
-        random_start=attack.random_start, keep_best=False, checked=False,
-    )
+
+    def attacked(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return pgd(
+            network, x, y, threat, steps=attack.steps, step_size=step_size, generator=generator,
+            random_start=attack.random_start, keep_best=False, checked=False,
+        )
+
+    return attack_chosen(attacked, x, y, y == 1) if attack.targets == "fake" else attacked(x, y)
