@@ -85,8 +85,8 @@ class SplitConfig(Section):
 
 class DemoConfig(Section):
     enabled: bool = Field(False, description="make the demo data set (real faces, face swaps) at datasets[0].uri")
-    identities: int = Field(112, ge=30, description="people in it")
-    fakes_per_kind: int = Field(190, ge=10, description="fake videos of each kind (coarse, blended, fine)")
+    identities: int = Field(72, ge=30, description="people in it")
+    fakes_per_kind: int = Field(150, ge=10, description="fake videos of each kind (coarse, blended, fine)")
     takes: int = Field(3, ge=1, description="videos of each person's photographs, in turn and at least one of each, each with its own camera motion")
     frames: int = Field(10, ge=5, description="frames of a video")
     size: int = Field(224, ge=96, description="height and width of a video, pixels")

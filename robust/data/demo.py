@@ -5,6 +5,7 @@
     Celeb-synthesis/id3_id7_0000.mp4    take 0 of person 3 with the face of person 7, coarse
     Celeb-synthesis/id3_id7_0100.mp4    the same, blended; ..._0200.mp4 the same, fine
     List_of_testing_videos.txt          "1 Celeb-real/..." (1 = real) and "0 Celeb-synthesis/..."
+    List_of_validation_videos.txt       the same for validation (not part of Celeb-DF)
     methods.csv                         columns video,method: the kind of every fake (not part of Celeb-DF)
     demo.json                           settings and counts; written last, so it marks a finished data set
 
@@ -40,9 +41,10 @@ from robust.data.demo_sources import Clip, Person, people
 from robust.data.face_swap import METHODS, FaceShape, swap_faces, to_uint8
 from robust.data.fetch import PACKAGES, fetch_members
 from robust.data.h264 import decode_h264, encode_h264
+from robust.data.layouts.celeb_df import TEST_LIST, VALIDATION_LIST
 from robust.errors import UserError
 
-VERSION = 5  # of the recipe: another version is another data set
+VERSION = 6  # of the recipe: another version is another data set
 FIRST_CRF, SECOND_CRF = 18, 20
 FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
 MARKER = "demo.json"
@@ -264,22 +266,30 @@ def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _write_lists(root: Path, plan: DemoPlan, jobs: list[tuple[Take, list[Fake]]]) -> DemoSummary:
-    """List_of_testing_videos.txt and methods.csv; returns the counts."""
-    def of_test(path: Path) -> bool:
-        return path.name.startswith("id") and int(path.name[2:].split("_")[0]) in plan.test
-
+    """The two lists and methods.csv; returns the counts."""
     real = [take.path for take, _ in jobs]
     fakes = [(path, method) for _, made in jobs for fake in made for method, path in fake.paths.items()]
     fakes.sort()
-    lines = [f"1 {path.parent.name}/{path.name}" for path in real if of_test(path)]
-    lines += [f"0 {path.parent.name}/{path.name}" for path, _ in fakes if of_test(path)]
-    (root / "List_of_testing_videos.txt").write_text("\n".join(lines) + "\n")
+    videos = [(1, path) for path in real] + [(0, path) for path, _ in fakes]
+    tests = _write_list(root / TEST_LIST, videos, plan.test)
+    _write_list(root / VALIDATION_LIST, videos, plan.val)
     with (root / "methods.csv").open("w", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["video", "method"])
         table.writerows((f"{path.parent.name}/{path.name}", method) for path, method in fakes)
     of_method = {method: sum(kind == method for _, kind in fakes) for method in METHODS}
-    return DemoSummary(len(plan.cast), len(plan.test), len(real), of_method, len(lines))
+    return DemoSummary(len(plan.cast), len(plan.test), len(real), of_method, tests)
+
+
+def _write_list(target: Path, videos: list[tuple[int, Path]], people: set[int]) -> int:
+    """Writes the videos whose target is one of `people`, real = 1; returns how many."""
+    chosen = [
+        (label, path)
+        for label, path in videos
+        if path.name.startswith("id") and int(path.name[2:].split("_")[0]) in people
+    ]
+    target.write_text("".join(f"{label} {path.parent.name}/{path.name}\n" for label, path in chosen))
+    return len(chosen)
 
 
 def _finished(root: Path, settings: dict) -> DemoSummary | None:

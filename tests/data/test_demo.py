@@ -100,14 +100,15 @@ def kinds():
     return ("coarse", "blended", "fine")
 
 
-def test_no_identity_is_in_training_and_in_test(made):
+def test_no_identity_is_in_two_splits(made):
     root, summary = made
     result = LAYOUTS["celeb_df_v2"](FileTree.open(str(root)), DatasetConfig(layout="celeb_df_v2", uri=str(root)))
-    train, test = (
+    train, val, test = (
         {identity for row in result.rows if row.split == split for identity in row.identities}
-        for split in ("train", "test")
+        for split in ("train", "val", "test")
     )
-    assert not train & test
+    assert not train & test and not train & val and not val & test
+    assert {row.label for row in result.rows if row.split == "val"} == {0, 1}
     plan = plan_demo(people(), seed=24, identities=30, fakes_per_kind=10)
     assert len(test) == summary.test_identities >= 0.2 * sum(person.shoot is None for person in plan.cast)
 
@@ -235,27 +236,30 @@ def test_impossible_settings_name_their_key(tmp_path, wrong, message):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_plan_swaps_inside_groups_and_holds_whole_groups_out(seed):
-    plan = plan_demo(people(), seed=seed, identities=112, fakes_per_kind=190, group_size=6, takes=3)
+    plan = plan_demo(people(), seed=seed, identities=72, fakes_per_kind=150, group_size=6, takes=3)
     group_of = {member: number for number, group in enumerate(plan.groups) for member in group}
-    assert sorted(group_of) == list(range(112))
-    assert len(set(plan.swaps)) == len(plan.swaps) == 190
+    assert sorted(group_of) == list(range(72))
+    assert len(set(plan.swaps)) == len(plan.swaps) == 150
     for swap in plan.swaps:
         assert swap.source != swap.target and group_of[swap.source] == group_of[swap.target]
         assert plan.cast[swap.source].look == plan.cast[swap.target].look
         assert swap.take < takes_of(plan.cast[swap.target], 3)
-    assert all(set(group) <= plan.test or not set(group) & plan.test for group in plan.groups)
-    assert 0.15 <= len(plan.test) / 112 <= 0.25
-    assert 0.1 <= sum(swap.target in plan.test for swap in plan.swaps) / 190 <= 0.35
-    assert {plan.cast[i].look for i in plan.test} == {"man", "woman"}
+    for held_out in (plan.test, plan.val):
+        assert all(set(group) <= held_out or not set(group) & held_out for group in plan.groups)
+    assert not plan.test & plan.val
+    assert 0.15 <= len(plan.test) / 72 <= 0.3 and 0.08 <= len(plan.val) / 72 <= 0.25
+    assert 0.1 <= sum(swap.target in plan.test for swap in plan.swaps) / 150 <= 0.35
+    for held_out in (plan.test, plan.val):
+        assert {plan.cast[i].look for i in held_out} == {"man", "woman"}
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_plan_spreads_the_filmed_and_keeps_people_of_a_shoot_out_of_the_test(seed):
-    plan = plan_demo(people(), seed=seed, identities=112, fakes_per_kind=60)
+def test_plan_spreads_the_filmed_and_keeps_people_of_a_shoot_in_training(seed):
+    plan = plan_demo(people(), seed=seed, identities=72, fakes_per_kind=60)
     filmed = {i for i, person in enumerate(plan.cast) if person.filmed}
     assert filmed & plan.test and filmed - plan.test and len(filmed) == 5
     assert all(len(filmed & set(group)) <= 1 for group in plan.groups)
-    assert not any(plan.cast[i].shoot for i in plan.test)
+    assert not any(plan.cast[i].shoot for i in plan.test | plan.val)
 
 
 def test_plan_depends_on_the_seed_alone():
@@ -266,7 +270,7 @@ def test_plan_depends_on_the_seed_alone():
 def test_the_table_of_people_is_sound():
     everyone = people()
     faces = [(s.package, s.member, getattr(s, "face", None)) for person in everyone for s in person.sources]
-    assert len(everyone) >= 112 and len({person.name for person in everyone}) == len(everyone)
+    assert len(everyone) >= 72 and len({person.name for person in everyone}) == len(everyone)
     assert len(set(faces)) == len(faces)  # nobody is two people
     for package, member, _ in faces:
         assert package in PACKAGES and safe_member_path(member)

@@ -84,6 +84,17 @@ def test_celeb_df_says_what_does_not_fit(tmp_path):
     assert rows["Celeb-real/id1_0003"].label == 0
 
 
+def test_celeb_df_validation_list_is_read_and_the_test_list_goes_first(tmp_path):
+    celeb_df(tmp_path)
+    lines = "1 YouTube-real/00011.mp4\n1 Celeb-real/id0_0000.mp4\n0 Celeb-synthesis/id5_id6_0000.mp4\n"
+    write(tmp_path, "List_of_validation_videos.txt", text=lines)
+    rows, problems = read(tmp_path, "celeb_df_v2")
+    assert {name for name, row in rows.items() if row.split == "val"} == {"YouTube-real/00011"}
+    assert rows["Celeb-real/id0_0000"].split == "test" and rows["Celeb-real/id1_0003"].split == "train"
+    assert "that are test videos too; they are tests (1): Celeb-real/id0_0000" in problems
+    assert "List_of_validation_videos.txt that are not there (1): Celeb-synthesis/id5_id6_0000" in problems
+
+
 def test_celeb_df_without_a_list_has_no_official_split(tmp_path):
     celeb_df(tmp_path)
     (tmp_path / "List_of_testing_videos.txt").rename(tmp_path / "list_of_testing_video.txt")

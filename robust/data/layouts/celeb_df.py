@@ -5,6 +5,7 @@
     Celeb-synthesis/id0_id1_0000.mp4    the video id0_0000 with the face of person 1
     List_of_testing_videos.txt          lines "1 Celeb-real/id1_0007.mp4"; here 1 means REAL
     methods.csv (optional, not official) columns video,method: tells kinds of fakes apart
+    List_of_validation_videos.txt       (optional, not official) the same for the validation split; needs the test list
 
 The official test list names nearly every celebrity, so few or no fakes are left whose people are not in it: see
 robust/data/splits.py for what that means. v1 and v2 share one numbering of people here: a video of v1 that shows up in
@@ -31,6 +32,8 @@ from robust.data.tree import FileTree
 
 NUMBERED_BY = "celeb_df_v2"
 TEST_LIST = "List_of_testing_videos.txt"
+VALIDATION_LIST = "List_of_validation_videos.txt"
+LISTS = {TEST_LIST: "test", VALIDATION_LIST: "val"}
 METHODS = "methods.csv"
 FOLDERS = {
     # folder: (label, pattern of the name, example)
@@ -41,10 +44,10 @@ FOLDERS = {
 
 
 def celeb_df(tree: FileTree, dataset) -> LayoutResult:
-    """Rows of Celeb-DF; with the test list its videos come as split "test" and all others as "train"."""
+    """Rows of Celeb-DF; with the test list its videos come as split "test" and all others as "train" (or "val")."""
     name = dataset.name or dataset.layout
     methods, problems = _methods(tree)
-    test, list_problems = _test_list(tree)
+    official, list_problems = _official_splits(tree)
     problems += list_problems
     rows, seen = [], set()
     for folder, (label, pattern, example) in FOLDERS.items():
@@ -63,36 +66,45 @@ def celeb_df(tree: FileTree, dataset) -> LayoutResult:
                     label=label,
                     people=people,
                     numbered_by=NUMBERED_BY,
-                    split=("test" if key in test else "train") if test else None,
+                    split=official.get(key, "train") if official else None,
                 )
             )
     require_rows(rows, tree, "Celeb-DF", [f"{folder}/" for folder in FOLDERS], problems)
-    problems += listed(f"videos of {TEST_LIST} that are not there", set(test) - seen)
+    for file, split in LISTS.items():
+        absent = {key for key, said in official.items() if said == split} - seen
+        problems += listed(f"videos of {file} that are not there", absent)
     problems += listed(f"videos of {METHODS} that are not there", set(methods) - seen)
     return LayoutResult(rows, problems)
 
 
-def _test_list(tree: FileTree) -> tuple[dict[str, int], list[str]]:
-    """{"Celeb-real/id1_0007": label} of the official test videos; empty if there is no list."""
+def _official_splits(tree: FileTree) -> tuple[dict[str, str], list[str]]:
+    """{"Celeb-real/id1_0007": "test" or "val"} from the lists; empty without a test list, which the other needs."""
     if not tree.has_file(TEST_LIST):
         return {}, [describe_missing(tree, TEST_LIST) + "; without it the split is ours, not the official one"]
-    test, bad_lines, wrong_labels = {}, [], []
-    for line in tree.read_text(TEST_LIST).splitlines():
+    test, problems = _read_list(tree, TEST_LIST)
+    if not tree.has_file(VALIDATION_LIST):
+        return dict.fromkeys(test, "test"), problems
+    validation, more = _read_list(tree, VALIDATION_LIST)
+    both = listed(f"videos of {VALIDATION_LIST} that are test videos too; they are tests", validation & test)
+    return dict.fromkeys(validation, "val") | dict.fromkeys(test, "test"), problems + more + both
+
+
+def _read_list(tree: FileTree, file: str) -> tuple[set[str], list[str]]:
+    """The videos of a list, as "Celeb-real/id1_0007", and what is wrong with it."""
+    videos, bad_lines, wrong_labels = set(), [], []
+    for line in tree.read_text(file).splitlines():
         if not line.strip():
             continue
         match = re.fullmatch(r"([01])\s+([^/\s]+)/([^/\s]+)", line.strip())
         if not match or match[2] not in FOLDERS:
             bad_lines.append(line.strip())
             continue
-        label = REAL if match[1] == "1" else FAKE
-        test[f"{match[2]}/{stem(match[3])}"] = label
-        if label != FOLDERS[match[2]][0]:
+        videos.add(f"{match[2]}/{stem(match[3])}")
+        if (REAL if match[1] == "1" else FAKE) != FOLDERS[match[2]][0]:
             wrong_labels.append(line.strip())
-    problems = listed(f"lines of {TEST_LIST} that are not like '1 Celeb-real/id0_0000.mp4', left out", bad_lines)
-    problems += listed(
-        f"lines of {TEST_LIST} whose label (1 = real) contradicts the folder; the folder counts", wrong_labels
-    )
-    return test, problems
+    problems = listed(f"lines of {file} that are not like '1 Celeb-real/id0_0000.mp4', left out", bad_lines)
+    problems += listed(f"lines of {file} whose label (1 = real) contradicts the folder; the folder counts", wrong_labels)
+    return videos, problems
 
 
 def _methods(tree: FileTree) -> tuple[dict[str, str], list[str]]:
