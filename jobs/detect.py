@@ -174,7 +174,7 @@ def table(result: dict) -> str:
     lines = [f"checkpoint {checkpoint['uri']} (sha256 {(checkpoint['sha256'] or 'unknown')[:16]})"]
     lines += [f"threshold of {kind}s {thresholds[kind]['logit']:+.3f}: {thresholds[kind]['rule']}" for kind in kinds]
     lines += [f"warning: {warning}" for warning in result["warnings"]]
-    rows = [("input", "verdict", "score", "probability", "threshold", "frames", "remark")]
+    rows = [("input", "verdict", "score", "threshold", "frames", "remark")]
     rows += [_row(verdict) for verdict in result["verdicts"]]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)]
@@ -183,10 +183,9 @@ def table(result: dict) -> str:
 
 
 def _row(verdict: dict) -> tuple[str, ...]:
-    decided = verdict["score"] is not None
-    score, share = (f"{verdict['score']:+.3f}", f"{verdict['probability']:.3f}") if decided else ("-", "-")
+    score = "-" if verdict["score"] is None else f"{verdict['score']:+.3f}"
     frames = f"{verdict['frames_with_face']}/{verdict['frames_decoded']}"
-    return verdict["name"], verdict["verdict"], score, share, f"{verdict['threshold']:+.3f}", frames, verdict["reason"]
+    return verdict["name"], verdict["verdict"], score, f"{verdict['threshold']:+.3f}", frames, verdict["reason"]
 
 
 if __name__ == "__main__":

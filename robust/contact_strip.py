@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from robust.data.crop import shrink
-from robust.detection import Examination, FrameScore, Verdict, probability
+from robust.detection import Examination, FrameScore, Verdict
 
 COLUMNS = 5
 FRAME_SIDE = 240
@@ -54,14 +54,14 @@ def draw_tile(
         text += "no face"
     else:
         draw.rectangle(_scaled(frame.box, scale, width, height), outline=colour(frame.logit, threshold), width=3)
-        text, ink = f"{text}{frame.logit:+.2f} ({frame.probability:.0%})", INK
+        text, ink = f"{text}{frame.logit:+.2f}", INK
     draw.text((2, height + 2), text, fill=ink, font=ImageFont.load_default(12))
     return tile
 
 
 def colour(logit: float, threshold: float) -> tuple[int, int, int]:
     """Green far below the threshold, yellow at it, red far above."""
-    share = probability(logit - threshold)
+    share = 1 / (1 + float(np.exp(np.clip(threshold - logit, -50, 50))))
     low, high = (REAL_COLOUR, UNSURE_COLOUR) if share < 0.5 else (UNSURE_COLOUR, FAKE_COLOUR)
     place = 2 * share if share < 0.5 else 2 * share - 1
     return tuple(round(a + (b - a) * place) for a, b in zip(low, high))
@@ -76,7 +76,7 @@ def _scaled(box, scale: float, width: int, height: int) -> tuple[float, ...]:
 def _headline(verdict: Verdict) -> tuple[str, str]:
     if verdict.score is None:
         return f"{verdict.verdict}: {verdict.reason}", verdict.name
-    scored = f"score {verdict.score:+.2f} ({verdict.probability:.0%})  threshold {verdict.threshold:+.2f}"
+    scored = f"score {verdict.score:+.2f}  threshold {verdict.threshold:+.2f}"
     return f"{verdict.verdict}  {scored}", verdict.name
 
 

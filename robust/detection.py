@@ -47,12 +47,11 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class FrameScore:
-    """One sampled frame; `logit`, `probability`, `box` and `face_score` are None where the person's face was not found.
+    """One sampled frame; `logit`, `box` and `face_score` are None where the person's face was not found.
 
     Args:
         frame_index: in the video, from 0.
         logit: of the face crop, positive for fake.
-        probability: sigmoid of the logit: the network's own, not calibrated.
         box: x0, y0, x1, y1, pixels of the frame.
         face_score: the face detector's probability that it is a face.
     """
@@ -60,7 +59,6 @@ class FrameScore:
     frame_index: int
     timestamp_s: float
     logit: float | None = None
-    probability: float | None = None
     box: tuple[float, ...] | None = None
     face_score: float | None = None
 
@@ -84,7 +82,6 @@ class Verdict:
     status: str
     reason: str
     score: float | None
-    probability: float | None
     threshold: float
     frames_decoded: int
     frames_with_face: int
@@ -194,11 +191,6 @@ def score_crops(model: Detector, crops: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(logits)
 
 
-def probability(logit: float) -> float:
-    """Sigmoid, also for logits whose exponential overflows."""
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-
-
 # ---------------------------------------------------------------------------------------------------- its parts
 
 
@@ -239,7 +231,7 @@ def _frame_scores(decoded: DecodedVideo, crops: list[dict], logits: np.ndarray) 
             scores.append(FrameScore(index, time_s))
             continue
         crop, logit = judged[index]
-        scores.append(FrameScore(index, time_s, logit, probability(logit), tuple(crop["box"]), crop["score"]))
+        scores.append(FrameScore(index, time_s, logit, tuple(crop["box"]), crop["score"]))
     return tuple(scores)
 
 
@@ -266,7 +258,6 @@ def _judge(
         status=status["status"],
         reason="; ".join(filter(None, remarks)),
         score=score,
-        probability=None if score is None else probability(score),
         threshold=threshold.logit,
         frames_decoded=len(frames),
         frames_with_face=len(logits),
