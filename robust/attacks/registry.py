@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robust.attacks.apgd import apgd
 from robust.attacks.fgsm import fgsm
 from robust.attacks.losses import cross_entropy_loss
+from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
 from robust.attacks.threat import Threat
 
@@ -30,4 +31,5 @@ ATTACKS: dict[str, Attack] = {
     "pgd": pgd,
     "apgd": apgd,
     "apgd_ce": partial(apgd, loss=cross_entropy_loss),
+    "fmn": fmn,
 }

@@ -15,6 +15,7 @@ SETTINGS = {
     "pgd": {"steps": 5, "restarts": 2},
     "apgd": {"steps": 5, "restarts": 2},
     "apgd_ce": {"steps": 5},
+    "fmn": {"steps": 6, "restarts": 2},
 }
 TO_THE_EDGE = ("fgsm", "pgd", "apgd", "apgd_ce")  # the others stop when the image flips
 FEWER_NORMS = {"cw": (L2,)}
