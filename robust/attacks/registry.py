@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robust.attacks.apgd import apgd
+from robust.attacks.carlini_wagner import cw
 from robust.attacks.fgsm import fgsm
 from robust.attacks.losses import cross_entropy_loss
 from robust.attacks.minimal_norm import fmn
@@ -32,4 +33,5 @@ ATTACKS: dict[str, Attack] = {
     "apgd": apgd,
     "apgd_ce": partial(apgd, loss=cross_entropy_loss),
     "fmn": fmn,
+    "cw": cw,  # L2 only
 }

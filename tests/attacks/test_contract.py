@@ -16,6 +16,7 @@ SETTINGS = {
     "apgd": {"steps": 5, "restarts": 2},
     "apgd_ce": {"steps": 5},
     "fmn": {"steps": 6, "restarts": 2},
+    "cw": {"steps": 10, "searches": 3},
 }
 TO_THE_EDGE = ("fgsm", "pgd", "apgd", "apgd_ce")  # the others stop when the image flips
 FEWER_NORMS = {"cw": (L2,)}
