@@ -16,6 +16,7 @@ from robust.attacks.fgsm import fgsm
 from robust.attacks.losses import cross_entropy_loss
 from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
+from robust.attacks.square import square
 from robust.attacks.threat import Threat
 
 
@@ -34,4 +35,5 @@ ATTACKS: dict[str, Attack] = {
     "apgd_ce": partial(apgd, loss=cross_entropy_loss),
     "fmn": fmn,
     "cw": cw,  # L2 only
+    "square": square,
 }

@@ -17,6 +17,7 @@ SETTINGS = {
     "apgd_ce": {"steps": 5},
     "fmn": {"steps": 6, "restarts": 2},
     "cw": {"steps": 10, "searches": 3},
+    "square": {"steps": 20},
 }
 TO_THE_EDGE = ("fgsm", "pgd", "apgd", "apgd_ce")  # the others stop when the image flips
 FEWER_NORMS = {"cw": (L2,)}
