@@ -4,13 +4,19 @@ A new attack is one file with one function of the signature below, and one line 
 keyword-only with a default, so that every caller can call every attack alike.
 """
 
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from robust.attacks.apgd import apgd
+from robust.attacks.carlini_wagner import cw
 from robust.attacks.fgsm import fgsm
+from robust.attacks.losses import cross_entropy_loss
+from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
+from robust.attacks.square import square
 from robust.attacks.threat import Threat
 
 
@@ -25,4 +31,9 @@ class Attack(Protocol):
 ATTACKS: dict[str, Attack] = {
     "fgsm": fgsm,
     "pgd": pgd,
+    "apgd": apgd,
+    "apgd_ce": partial(apgd, loss=cross_entropy_loss),
+    "fmn": fmn,
+    "cw": cw,  # L2 only
+    "square": square,
 }
