@@ -6,7 +6,7 @@ example which is known to exist is found. `run.py` runs them, `evidence.py` runs
 docs/gates.md has every gate with its reason, its threshold and its remedy.
 """
 
-from robust.attacks.gates.evidence import Budget
+from robust.attacks.gates.budget import Budget
 from robust.attacks.gates.gate import Gate
 from robust.attacks.gates.run import GATES, PRECONDITIONS, run_gates
 

@@ -18,12 +18,12 @@ STANDARD_ERRORS = 3.0
 
 
 def sampling_noise(images: int) -> int:
-    """Half the widest 95 % interval of a rate over so many images, in images; at least one. 32: 5, 256: 15."""
+    """Half the widest 95 % interval of a rate over so many images, in images: 5 of 32, 15 of 256."""
     return max(1, math.floor(HALF_WIDTH * math.sqrt(images)))
 
 
 def allowed(images: int) -> int:
-    """How many images of a sample may contradict a gate that has no exception in theory: half of its noise, at least one.
+    """How many images of a sample may contradict a gate that in theory has no exception: half its noise, at least one.
 
     32 images allow 2, 256 allow 7: attacks start at random, and one image is no evidence.
     """

@@ -1,4 +1,4 @@
-"""What the gates look at: the model's answers on one sample, and each attack on it, run once and read by several gates."""
+"""What the gates look at: the model's answers on a sample and each attack on it, run once and read by several gates."""
 
 import dataclasses
 import hashlib
@@ -8,58 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from robust.attacks.fgsm import fgsm
+from robust.attacks.gates.budget import LARGE_BUDGETS, LEAST_LONG_STEPS, LONGER, NOISE_DRAWS, QUERIES, STEPS, Budget
 from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.losses import AttackLoss, cross_entropy_loss, margin_loss
 from robust.attacks.noise import ImageNoise
 from robust.attacks.pgd import pgd
-from robust.attacks.random_search import random_search
 from robust.attacks.registry import Attack
 from robust.attacks.threat import Linf
-
-STEPS = 10
-"""Steps of the attacks that gates compare with each other: on equal terms, and half the cost of the usual 20."""
-
-NOISE_DRAWS = 5
-"""Draws of +-epsilon noise; the worst of them counts."""
-
-QUERIES = 3 * STEPS
-"""Of the black-box search: as much work as the gradient attack's steps, each a forward and a backward of twice that."""
-
-LARGE_BUDGETS = ((16.0, STEPS, None), (48.0, 4 * STEPS, None), (128.0, 6 * STEPS, 2.0))
-"""(epsilon, steps, step size) in 0-255 units of the attacks that together must turn everything; None: PGD's own step.
-
-Each is tried on what the last one left. No single one does for all honest models: in a large ball, a random start and
-large sign steps are noise to a detector of fine traces, and small steps may stop on the way.
-"""
-
-LONGER = 2
-"""The longer attack has so many times the steps, and so many times the restarts, of the evaluation's."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """The attack whose figures are to be believed.
-
-    Args:
-        epsilon: radius of the Linf ball in 0-255 units.
-        steps, restarts: of the evaluation.
-        seed: of every random start.
-        attack: the gradient attack.
-        black_box: attack(model, x, y, threat, *, steps, generator) that sees logits only; steps are its queries.
-    Raises:
-        ValueError: epsilon is not positive.
-    """
-
-    epsilon: float
-    steps: int = 20
-    restarts: int = 1
-    seed: int = 0
-    attack: Attack = pgd
-    black_box: Attack = random_search
-
-    def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise ValueError(f"gates need an attack, so an epsilon above 0, not {self.epsilon}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,13 +121,8 @@ class Evidence:
 
     @cached_property
     def contested(self) -> Tensor:
-        """Indices of the images that the gradient attack left right, the nearest to being turned: a quarter, at least 8.
-
-        If a stronger attack turns any, it turns these; the others cost time only.
-        """
-        left = (~self.white.wrong).nonzero().squeeze(1)
-        nearest = self.white.loss[left].argsort(descending=True)
-        return left[nearest[: max(8, len(self.x) // 4)]]
+        """Indices of the images that the gradient attack left right and that are nearest to being turned."""
+        return self._nearest(torch.arange(len(self.x), device=self.x.device), self.white)
 
     @cached_property
     def searched(self) -> Attacked:
@@ -188,15 +138,32 @@ class Evidence:
         return {name: self.attack(self.contested, attack=pgd, loss=loss) for name, loss in others.items()}
 
     @cached_property
-    def evaluated(self) -> Attacked:
-        """The attack with the evaluation's own budget, on the contested images."""
-        return self.attack(self.contested, steps=self.budget.steps, restarts=self.budget.restarts)
+    def left_by_evaluation(self) -> Tensor:
+        """Indices of the images that the evaluation's own budget leaves right, those nearest to being turned."""
+        budget = self.budget
+        weaker = budget.steps * budget.restarts < STEPS  # than the attack that chose the contested images
+        tried = torch.arange(len(self.x), device=self.x.device) if weaker else self.contested
+        return self._nearest(tried, self.attack_again(tried, steps=budget.steps, restarts=budget.restarts))
+
+    @property
+    def longer_budget(self) -> tuple[int, int]:
+        """(steps, restarts) of the longer attack."""
+        return max(LONGER * self.budget.steps, LEAST_LONG_STEPS), LONGER * self.budget.restarts
 
     @cached_property
     def longer(self) -> Attacked:
-        """A longer attack, on the contested images that the evaluation's left right."""
-        left = self.contested[~self.evaluated.wrong]
-        return self.attack(left, steps=LONGER * self.budget.steps, restarts=LONGER * self.budget.restarts, seed=1)
+        """The longer attack on these, from other random starts."""
+        steps, restarts = self.longer_budget
+        return self.attack_again(self.left_by_evaluation, steps=steps, restarts=restarts, seed=self.budget.restarts)
+
+    def _nearest(self, tried: Tensor, attacked: Attacked) -> Tensor:
+        """Of these indices, those still right with the largest loss: a quarter of the sample, at least 8.
+
+        If a stronger attack turns any image, it turns these; the others cost time only.
+        """
+        left = tried[~attacked.wrong]
+        nearest = attacked.loss[~attacked.wrong].argsort(descending=True)
+        return left[nearest[: max(8, len(self.x) // 4)]]
 
     # ------------------------------------------------------------------------------------------------ how
 
@@ -212,8 +179,18 @@ class Evidence:
         """The budget's gradient attack on some of the images (None: all), at another radius or length if asked."""
         x, y = (self.x, self.y) if chosen is None else (self.x[chosen], self.y[chosen])
         threat = Linf.from_255(epsilon or self.budget.epsilon)
-        x_adv = (attack or self.budget.attack)(recorder or self.model, x, y, threat, steps=steps, generator=self.generator(seed), **more)
+        attack, model = attack or self.budget.attack, recorder or self.model
+        x_adv = attack(model, x, y, threat, steps=steps, generator=self.generator(seed), **more)
         return self._attacked(x_adv, y=y)
+
+    def attack_again(self, chosen: Tensor, *, steps: int, restarts: int, seed: int = 0) -> Attacked:
+        """So many restarts from other random starts, each on the images that the ones before left right."""
+        images, left = self.x[chosen].clone(), torch.arange(len(chosen), device=self.x.device)
+        for restart in range(restarts):
+            if len(left):
+                images[left] = (tried := self.attack(chosen[left], steps=steps, seed=seed + restart)).images
+                left = left[~tried.wrong]
+        return self._attacked(images, y=self.y[chosen])
 
     def attacked(self, images: Tensor) -> Attacked:
         """Images of the whole sample, scored."""

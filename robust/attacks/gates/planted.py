@@ -1,14 +1,15 @@
 """The binarisation test: adversarial examples that are known to exist, which the attack must find.
 
-Around each image the last linear layer is fitted anew, so that it tells the image and its neighbourhood from one corner of
-the ball. That corner is then an adversarial example by construction, for the same features and the same gradients.
+Around each image the last linear layer is fitted anew, so that it tells the image and its neighbourhood from one corner
+of the ball. That corner is then an adversarial example by construction, for the same features and the same gradients.
 Source: Zimmermann et al. 2022, "Increasing Confidence in Adversarial Robustness Evaluations", section 4.
 """
 
 import torch
 from torch import Tensor, nn
 
-from robust.attacks.gates.evidence import STEPS, Evidence
+from robust.attacks.gates.budget import STEPS
+from robust.attacks.gates.evidence import Evidence
 from robust.attacks.gates.gate import Gate
 from robust.attacks.noise import ImageNoise
 
@@ -36,19 +37,21 @@ def finds_planted(evidence: Evidence) -> Gate:
     x = evidence.x[:: max(1, len(evidence.x) // IMAGES)][:IMAGES]
     planted, fitted = plant(evidence.model, x, evidence.threat, evidence.generator())
     x, labels = x[fitted], torch.zeros(int(fitted.sum()), device=x.device)
-    remedy = "the attack misses what is there: its gradient is masked or its steps are too few; see docs/gates.md"
+    remedy = "the attack misses what is there: its gradient is masked, or its steps are too few"
     if len(x) == 0:
-        return Gate("finds_planted", True, "nothing to find: the ball moves the model's features by no more than rounding", remedy)
+        measured = "nothing to find: random corners of the ball move the model's features by no more than rounding"
+        return Gate("finds_planted", True, measured, remedy)
     x_adv = evidence.budget.attack(planted, x, labels, evidence.threat, steps=STEPS, generator=evidence.generator())
     found = int((_score(planted, x_adv) > 0).sum())
-    return Gate("finds_planted", found >= FOUND * len(x), f"{found} of {len(x)} planted examples found in {STEPS} steps", remedy)
+    measured = f"{found} of {len(x)} planted examples found in {STEPS} steps"
+    return Gate("finds_planted", found >= FOUND * len(x), measured, remedy)
 
 
 class PlantedDetector(nn.Module):
-    """The model's features with one linear layer an image; (N, 3, H, W) of exactly the planted images to (N,) logits.
+    """The model's features with one linear layer an image: (N, 3, H, W), exactly the planted images, to (N,) logits.
 
     Args:
-        weight, centre: (N, D); the logit is weight . (features - centre). float64, as both features and gap may be small.
+        weight, centre: (N, D); the logit is weight . (features - centre). float64: the features may hardly move.
     """
 
     def __init__(self, features: "Features", weight: Tensor, centre: Tensor) -> None:

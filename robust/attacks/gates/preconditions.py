@@ -11,13 +11,13 @@ MEAN_TOLERANCE = 0.15
 """Of the pixels' mean: other people and other light move it by less; a normalisation too many moves it by 0.4."""
 
 STD_FACTOR = 2.0
-"""Of the spread within an image: face crops have 0.15-0.3 whatever the data set; one division by 255 is a factor of 255."""
+"""Of the spread within an image: face crops have 0.15-0.3 in any data set; a division by 255 is a factor of 255."""
 
 SAME_LOGIT = 1e-3
-"""Relative difference of a logit that the order of sums explains: the same tolerance as between blocks of the evaluation."""
+"""Relative difference of a logit that the order of sums explains; the evaluation's own blocks are held to the same."""
 
 ZERO_GRADIENTS = 0.05
-"""Share of images that may have no gradient: one of 32. The margin has no flat part, so honest models have none at all."""
+"""Share of images that may have no gradient: one of 32. The margin is nowhere flat: honest models have no such image."""
 
 
 def input_statistics(evidence: Evidence) -> Gate:
@@ -37,12 +37,12 @@ def input_statistics(evidence: Evidence) -> Gate:
 
 
 def pixel_statistics(x: torch.Tensor) -> tuple[float, float]:
-    """Mean of all values, and the median over images of the standard deviation within one; x is (N, 3, H, W) in [0, 1]."""
+    """Mean of all values and median of the images' standard deviations; x: (N, 3, H, W) in [0, 1]."""
     return x.double().mean().item(), x.double().flatten(1).std(dim=1, correction=0).median().item()
 
 
 def evaluation_mode(evidence: Evidence) -> Gate:
-    """The model came in evaluation mode, all of it: batch statistics or dropout would make the attacked model another."""
+    """The model came in evaluation mode, all of it: batch statistics and dropout would make it another."""
     training = evidence.training_modules
     measured = f"{len(training)} modules in training mode" + (f", the first is {training[0]}" if training else "")
     return Gate("evaluation_mode", not training, measured, "call eval() on the model before it is attacked and scored")
@@ -67,10 +67,11 @@ def input_gradients(evidence: Evidence) -> Gate:
     values = gradient.flatten(1)
     none = (values == 0).all(dim=1) | ~values.isfinite().all(dim=1)
     share, pixels = none.double().mean().item(), (values == 0).double().mean().item()
-    measured = f"{100 * share:.0f} % of the images have none or a broken one; {100 * pixels:.0f} % of all pixel values have zero"
+    measured = f"{100 * share:.0f} % of the images have none or a broken one, {100 * pixels:.0f} % of the values are 0"
     apart = difference(value, evidence.clean.loss)
     if apart > SAME_LOGIT:
-        return Gate("input_gradients", False, f"with gradients on, logits differ by {apart:.2g} from those scored", remedy)
+        measured = f"while gradients are recorded, logits differ by {apart:.2g} from those scored"
+        return Gate("input_gradients", False, measured, remedy)
     return Gate("input_gradients", share <= ZERO_GRADIENTS, measured, remedy)
 
 
@@ -78,7 +79,7 @@ def same_model(evidence: Evidence) -> Gate:
     """After all attacks the model has the weights, the mode and the logits that it had before."""
     changed = weights_hash(evidence.model) != evidence.weights
     apart = difference(evidence.logits, evidence.score(evidence.x))
-    measured = f"weights {'CHANGED' if changed else 'unchanged'}, clean logits differ by {apart:.2g} from before the attacks"
+    measured = f"weights {'changed' if changed else 'unchanged'}, clean logits moved by {apart:.2g} during the attacks"
     return Gate(
         "same_model", not changed and apart <= SAME_LOGIT, measured,
         "something in the model changes when it is called: averaged weights swapped, statistics updated, a counter",

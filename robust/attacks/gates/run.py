@@ -5,7 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from robust.attacks.gates import preconditions, strength
-from robust.attacks.gates.evidence import Budget, Evidence
+from robust.attacks.gates.budget import Budget
+from robust.attacks.gates.evidence import Evidence
 from robust.attacks.gates.gate import Gate
 from robust.attacks.gates.planted import finds_planted
 

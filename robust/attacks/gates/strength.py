@@ -2,8 +2,9 @@
 
 import torch
 
+from robust.attacks.gates.budget import LARGE_BUDGETS, NOISE_DRAWS, QUERIES, STEPS
 from robust.attacks.gates.compare import allowed, gains_less, lost, sampling_noise
-from robust.attacks.gates.evidence import LARGE_BUDGETS, LONGER, NOISE_DRAWS, QUERIES, STEPS, Attacked, Evidence
+from robust.attacks.gates.evidence import Attacked, Evidence
 from robust.attacks.gates.gate import Gate
 
 FALLS_BACK = 0.25
@@ -27,7 +28,8 @@ def more_steps(evidence: Evidence) -> Gate:
     fell = (best - end).double().mean()
     passed = not (gains_less(end, best, start) and fell > FALLS_BACK * (best - start).double().mean())
     return Gate(
-        "more_steps", passed, "mean margin %.3g at the start of the path, %.3g in its middle, %.3g at its end" % tuple(means),
+        "more_steps", passed,
+        "mean margin %.3g at the start of the path, %.3g in its middle, %.3g at its end" % tuple(means),
         "the gradient does not point uphill: check its sign, its scale and what the model does before its first layer",
     )
 
@@ -38,7 +40,8 @@ def large_epsilon(evidence: Evidence) -> Gate:
     budgets = ", then ".join(f"{steps} steps at epsilon {epsilon:g}" for epsilon, steps, _ in LARGE_BUDGETS)
     permitted = allowed(len(evidence.x))
     return Gate(
-        "large_epsilon", left <= permitted, f"{left} of {right} images stay right under {budgets} ({permitted} allowed)",
+        "large_epsilon", left <= permitted,
+        f"{left} of {right} images stay right under {budgets} ({permitted} allowed)",
         "no real robustness survives this: the gradient is masked, or the model does not look at its input",
     )
 
@@ -46,7 +49,8 @@ def large_epsilon(evidence: Evidence) -> Gate:
 def iterative_beats_one_step(evidence: Evidence) -> Gate:
     """Many small steps break no less than one large one."""
     return _not_weaker(
-        "iterative_beats_one_step", evidence, evidence.white, evidence.one_step, f"with {STEPS} steps", "with one (FGSM)",
+        "iterative_beats_one_step", evidence, evidence.white, evidence.one_step,
+        f"with {STEPS} steps", "with one (FGSM)",
         "the steps undo each other: check the step size, the projection and that the gradient is taken anew each step",
     )
 
@@ -56,8 +60,9 @@ def white_box_beats_black_box(evidence: Evidence) -> Gate:
     found, permitted = int(evidence.searched.wrong.sum()), allowed(len(evidence.x))
     return Gate(
         "white_box_beats_black_box", found <= permitted,
-        f"{QUERIES} queries turn {found} of the {len(evidence.contested)} images nearest to it that the gradient attack left "
-        f"({permitted} allowed)", "the gradient is masked: attack through a smooth stand-in (BPDA), or report the black-box figure",
+        f"{QUERIES} queries turn {found} of the {len(evidence.contested)} images nearest to it that the gradient "
+        f"attack left ({permitted} allowed)",
+        "the gradient is masked: attack through a smooth stand-in (BPDA), or report the black-box figure",
     )
 
 
@@ -72,12 +77,12 @@ def beats_random_noise(evidence: Evidence) -> Gate:
 
 def converged(evidence: Evidence) -> Gate:
     """More steps and restarts than the evaluation's turn hardly more."""
-    steps, restarts, permitted = evidence.budget.steps, evidence.budget.restarts, sampling_noise(len(evidence.x))
-    found = int(evidence.longer.wrong.sum()) if (~evidence.evaluated.wrong).any() else 0
+    budget, permitted = evidence.budget, sampling_noise(len(evidence.x))
+    (steps, restarts), found = evidence.longer_budget, int(evidence.longer.wrong.sum())
     return Gate(
         "converged", found <= permitted,
-        f"{LONGER * restarts} restarts of {LONGER * steps} steps turn {found} of the {len(evidence.contested)} images nearest to it "
-        f"that {restarts} of {steps} left ({permitted} allowed)",
+        f"{restarts} restarts of {steps} steps turn {found} of the {len(evidence.longer.wrong)} images nearest to it "
+        f"that {budget.restarts} of {budget.steps} left ({permitted} allowed)",
         "raise the steps and restarts of evaluate.attacks until this no longer changes",
     )
 
@@ -89,39 +94,42 @@ def margin_not_weaker(evidence: Evidence) -> Gate:
     text = ", ".join(f"{name} {count}" for name, count in found.items())
     return Gate(
         "margin_not_weaker", max(found.values()) <= permitted,
-        f"PGD turns of the {len(evidence.contested)} images nearest to it that the attack left: {text} ({permitted} allowed)",
+        f"of the {len(evidence.contested)} images nearest to it that the attack left, PGD turns {text} ({permitted} allowed)",
         "attack the signed logit (margin): cross-entropy has no gradient where logits are large",
     )
 
 
 def survives_rounding(evidence: Evidence) -> Gate:
-    """Success is kept when the images become 8-bit ones, away from the clean image to the next step of the same ball."""
+    """Success is kept when the images become 8-bit ones, each value rounded away from the clean image."""
     rounded = evidence.attacked(round_away(evidence.white.images, evidence.x, evidence.budget.epsilon))
     gone, permitted = lost(rounded, evidence.white), allowed(len(evidence.x))
     return Gate(
         "survives_rounding", gone <= permitted,
-        f"{gone} of the {int(evidence.white.wrong.sum())} images turned are right again as 8-bit files ({permitted} allowed)",
+        f"{gone} of {int(evidence.white.wrong.sum())} images turned are right again as 8-bit files ({permitted} allowed)",
         "the success lies between two steps of an 8-bit channel: no file can carry it; quantise inside the attack",
     )
 
 
 def round_away(x_adv: torch.Tensor, x: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """8-bit images in the direction of x_adv: each value's change is rounded up to whole steps, epsilon's ceiling at most.
+    """8-bit images in the direction of x_adv: each value's change rounded up to whole steps, ceil(epsilon) at most.
 
     Args:
-        x_adv, x: (N, 3, H, W) in [0, 1]; epsilon in 0-255 units (below 1 the ball holds no other 8-bit image, so 1 counts).
+        x_adv, x: (N, 3, H, W) in [0, 1].
+        epsilon: in 0-255 units; below 1 the ball holds no other 8-bit image, so 1 counts.
     """
     change = (x_adv - x) * 255
     whole = change.abs().sub(1e-3).ceil().clamp(0, torch.tensor(epsilon).ceil().item())  # 1e-3: of float rounding
     return ((x * 255).round() + change.sign() * whole).clamp(0, 255) / 255
 
 
-def _not_weaker(name: str, evidence: Evidence, attack: Attacked, reference: Attacked, of: str, than: str, remedy: str) -> Gate:
+def _not_weaker(
+    name: str, evidence: Evidence, attack: Attacked, reference: Attacked, of: str, than: str, remedy: str
+) -> Gate:
     """Fails if the attack loses images that the reference turns, or gains surely less margin."""
     gone, permitted = lost(attack, reference), allowed(len(evidence.x))
     less = gains_less(attack.loss, reference.loss, evidence.clean.loss)
     measured = (
-        f"turned {int(attack.wrong.sum())} {of}, {int(reference.wrong.sum())} {than}, {gone} only so ({permitted} allowed); "
-        f"mean margin {attack.loss.mean().item():.3g} and {reference.loss.mean().item():.3g}"
+        f"{int(attack.wrong.sum())} turned {of}, {int(reference.wrong.sum())} {than}, {gone} only so "
+        f"({permitted} allowed); mean margin {attack.loss.mean().item():.3g} and {reference.loss.mean().item():.3g}"
     )
     return Gate(name, gone <= permitted and not less, measured, remedy)
