@@ -15,7 +15,7 @@ NOISE_DRAWS = 5
 QUERIES = 3 * STEPS
 """Of the black-box search: as much work as the gradient attack's steps, each a forward and a backward of twice that."""
 
-LARGE_BUDGETS = ((16.0, STEPS, None), (48.0, 4 * STEPS, None), (128.0, 6 * STEPS, 2.0))
+LARGE_BUDGETS = ((16.0, 4, None), (48.0, 4 * STEPS, None), (128.0, 6 * STEPS, 2.0))
 """(epsilon, steps, step size) in 0-255 units of the attacks that together must turn everything; None: PGD's own step.
 
 Each is tried on what the last one left. No single one does for all honest models: in a large ball, a random start and

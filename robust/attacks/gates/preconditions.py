@@ -17,7 +17,7 @@ SAME_LOGIT = 1e-3
 """Relative difference of a logit that the order of sums explains; the evaluation's own blocks are held to the same."""
 
 ZERO_GRADIENTS = 0.05
-"""Share of images that may have no gradient: one of 32. The margin is nowhere flat: honest models have no such image."""
+"""Share of images that may have no gradient: one of 32. The margin is nowhere flat: honest models have none."""
 
 
 def input_statistics(evidence: Evidence) -> Gate:

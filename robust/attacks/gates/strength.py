@@ -94,7 +94,8 @@ def margin_not_weaker(evidence: Evidence) -> Gate:
     text = ", ".join(f"{name} {count}" for name, count in found.items())
     return Gate(
         "margin_not_weaker", max(found.values()) <= permitted,
-        f"of the {len(evidence.contested)} images nearest to it that the attack left, PGD turns {text} ({permitted} allowed)",
+        f"PGD turns of the {len(evidence.contested)} images nearest to it that the attack left: {text} "
+        f"({permitted} allowed)",
         "attack the signed logit (margin): cross-entropy has no gradient where logits are large",
     )
 
@@ -105,7 +106,7 @@ def survives_rounding(evidence: Evidence) -> Gate:
     gone, permitted = lost(rounded, evidence.white), allowed(len(evidence.x))
     return Gate(
         "survives_rounding", gone <= permitted,
-        f"{gone} of {int(evidence.white.wrong.sum())} images turned are right again as 8-bit files ({permitted} allowed)",
+        f"{gone} of {int(evidence.white.wrong.sum())} turned images are right again as 8-bit files ({permitted} allowed)",
         "the success lies between two steps of an 8-bit channel: no file can carry it; quantise inside the attack",
     )
 
