@@ -196,12 +196,13 @@ def test_how_many_images_may_contradict():
 
 def test_a_weaker_loss_counts_if_it_is_sure_and_matters():
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(32, generator=generator)
+    start = torch.randn(32, generator=generator) - 10
     strong = start + 1 + 0.1 * torch.randn(32, generator=generator)
     assert gains_less(strong - 0.2, strong, start)
     assert not gains_less(strong - 0.05, strong, start)  # sure, but a twentieth of the gain
     assert not gains_less(strong - 0.3 + 2 * torch.randn(32, generator=generator), strong, start)  # not sure
     assert not gains_less(strong + 0.2, strong, start)
+    assert not gains_less(strong + 9 + 5, strong + 9 + 50, start)  # both are far beyond the boundary
     assert not gains_less(strong[:1] - 5, strong[:1], start[:1])  # one image is no evidence
 
 

@@ -38,10 +38,14 @@ def lost(attack: Attacked, reference: Attacked) -> int:
 def gains_less(attack: Tensor, reference: Tensor, start: Tensor) -> bool:
     """Whether the attack's loss is lower than the reference's, surely and by a share of its gain that matters.
 
+    Only up to 0, where the image is turned: how far beyond it a model's logits go says nothing about the attack, and in
+    a larger ball an honest model's may go less far.
+
     Args:
-        attack, reference: (N,) losses of the same images.
-        start: (N,) losses that both began with.
+        attack, reference: (N,) margins of the same images.
+        start: (N,) margins that both began with.
     """
+    attack, reference, start = (margin.clamp_max(0) for margin in (attack, reference, start))
     difference = (reference - attack).double()
     error = difference.std() / math.sqrt(len(difference)) if len(difference) > 1 else torch.tensor(math.inf)
     sure = difference.mean() > STANDARD_ERRORS * error

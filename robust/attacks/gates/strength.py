@@ -24,9 +24,9 @@ def more_steps(evidence: Evidence) -> Gate:
     path = evidence.path[1:]  # the first call is the clean image
     start, end = path[0], path[-1]
     means = [path[index].mean().item() for index in (0, len(path) // 2, len(path) - 1)]
-    best = path[int(path.mean(dim=1).argmax())]
-    fell = (best - end).double().mean()
-    passed = not (gains_less(end, best, start) and fell > FALLS_BACK * (best - start).double().mean())
+    best = path[int(path.clamp_max(0).mean(dim=1).argmax())]
+    fell, gain = ((best.clamp_max(0) - other.clamp_max(0)).double().mean() for other in (end, start))
+    passed = not (gains_less(end, best, start) and fell > FALLS_BACK * gain)
     return Gate(
         "more_steps", passed,
         "mean margin %.3g at the start of the path, %.3g in its middle, %.3g at its end" % tuple(means),
