@@ -3,7 +3,8 @@
     if __name__ == "__main__":
         sys.exit(run_job("train", main))
 
-Exit codes: 0 the job did what was asked, 2 the configuration is wrong, 1 anything else.
+Exit codes: 0 the job did what was asked; 2 the configuration is wrong; 3 an evaluation whose figures cannot be believed
+(docs/gates.md), with its report written; 1 anything else.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
 Main = Callable[[Config, Storage], dict]
+NOT_CREDIBLE = 3
+"""Exit code of a job whose result says "credible": false."""
 
 
 def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bool = True,
@@ -33,7 +36,7 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
 
     Args:
         main: does the work with cluster and storage up; returns the content of result.json. Its "summary", if any, is
-            the last line shown.
+            the last line shown. "credible": false in it makes the exit code 3.
         in_run_folder: open the run's folder first and write result.json to the stage's part of it.
     """
     arguments = parse_arguments(stage, argv)
@@ -51,8 +54,9 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
                 result = main(config, storage)
     except BaseException as error:
         return report_failure(stage, error, show_traceback=arguments.traceback)
-    print(f"{stage}: {result.get('summary', 'done')}", flush=True)
-    return 0
+    credible = result.get("credible") is not False
+    print(f"{stage}: {result.get('summary', 'done')}", file=sys.stdout if credible else sys.stderr, flush=True)
+    return 0 if credible else NOT_CREDIBLE
 
 
 def run_stage(stage: str, main: Main, config: Config, storage: Storage) -> dict:

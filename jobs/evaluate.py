@@ -1,6 +1,7 @@
 """Checkpoints to the attack report: `python -m jobs.evaluate [--config F] [section.key=value ...]`.
 
     face crops (test) -> blocks -> attack (tasks, sharded) -> block results in storage -> tables, report, summary.json
+                      -> a sample -> gates (a task a model) -> verdict: exit code 3 if the figures cannot be believed
 
 Each finished block is kept in storage, so the same command goes on where a stopped one was. How a crop is attacked is
 in robust/evaluation/attack_block.py, what the figures are in robust/evaluation/; here is only how the work is spread.
@@ -23,6 +24,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from jobs import gate_tasks
 from jobs.cli import run_job
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
@@ -32,6 +34,7 @@ from robust.errors import UserError
 from robust.evaluation import attack_block, blocks, gallery
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
+from robust.evaluation.credibility import Sample
 from robust.evaluation.predictions import check_predictions
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
@@ -49,7 +52,7 @@ CHECKS = (
     {"name": "eval_mode", "passed": True, "detail": "attack and score used the models in evaluation mode"},
     {"name": "same_model", "passed": True, "detail": "clean logits agree from attack to attack"},
 )
-"""A check that fails ends the job, so a report has only passed ones."""
+"""These hold for every crop, and one that fails ends the job, so a report has only passed ones. Gates may fail: see docs/gates.md."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +96,11 @@ def evaluate(config: Config, storage: Storage) -> dict:
     tasks = missing_tasks(config, storage, candidates, plan, cells)
     attack_seconds = run_tasks(config, storage, tasks)
     predictions = check_predictions(collect(config, storage, candidates, plan, cells))
+    gates = run_gates(config, storage, candidates, status, cells)
     strips = make_gallery(config, storage, candidates, predictions, cells)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
-    summary = summarise(config, status, candidates, cells, plan, predictions, timing)
+    summary = summarise(config, status, candidates, cells, plan, predictions, gates, timing)
     return publish(config, storage, summary, strips, predictions, computed=sum(len(task.cells) for task in tasks))
 
 
@@ -198,6 +202,35 @@ def attack_task(config: Config, storage: Storage, task: Task) -> float:
     return time.monotonic() - began
 
 
+def run_gates(
+    config: Config, storage: Storage, candidates: list[Candidate], status: pa.Table, cells: list[Cell]
+) -> list[dict]:
+    """The gates of every model, those without a kept outcome as one task each; empty if they are switched off."""
+    if not config.evaluate.gates.enabled:
+        return []
+    return gate_tasks.read_or_run(config, storage, candidates, status, headline_cell(config, cells), split=SPLIT,
+                                  run=functools.partial(run_gate_tasks, config, storage))
+
+
+def run_gate_tasks(config: Config, storage: Storage, jobs: list[tuple]) -> None:
+    """Runs `gates_task` for each job over the cluster."""
+    if jobs:
+        require_resources(config)
+        ray.get([_remote(config, gates_task).remote(config, storage, *job) for job in jobs])
+
+
+def gates_task(config: Config, storage: Storage, candidate: Candidate, sample: Sample, cell: Cell, key: str) -> None:
+    """The gates of one model; keeps their outcome."""
+    device = _device(config)
+    model = load_model(candidate.storage, candidate.key, candidate.sha256, device)
+    gate_tasks.measure(config, storage, model, candidate.card, sample, cell, key, device=device)
+
+
+def headline_cell(config: Config, cells: list[Cell]) -> Cell:
+    attack, epsilon = config.evaluate.headline
+    return next(cell for cell in cells if (cell.attack, cell.epsilon) == (attack, epsilon))
+
+
 def gallery_task(config: Config, storage: Storage, candidate: Candidate, cell: Cell, shown: list[tuple]) -> list[tuple]:
     """(clean, perturbed, difference) pictures of some crops, given as (block, video_id, frame_index, label)."""
     device = _device(config)
@@ -253,8 +286,7 @@ def make_gallery(
     config: Config, storage: Storage, candidates: list[Candidate], predictions: pa.Table, cells: list[Cell]
 ) -> list[gallery.Strip]:
     """The strip of images under the attack of the headline."""
-    attack, epsilon = config.evaluate.headline
-    cell = next(cell for cell in cells if (cell.attack, cell.epsilon) == (attack, epsilon))
+    cell = headline_cell(config, cells)
     examples = gallery.choose_examples(predictions, candidates[0].name, cell, config.evaluate.gallery)
     if not examples:
         return []
@@ -269,7 +301,7 @@ def make_gallery(
 
 def summarise(
     config: Config, status: pa.Table, candidates: list[Candidate], cells: list[Cell], plan: list[Block],
-    predictions: pa.Table, timing: dict,
+    predictions: pa.Table, gates: list[dict], timing: dict,
 ) -> dict:
     """The document of summary.json."""
     models = [EvaluatedModel(candidate.name, candidate.card) for candidate in candidates]
@@ -283,7 +315,7 @@ def summarise(
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "ray", "scikit-learn")},
     }
     return build_summary(tables, run=config.run.name, models=models, cells=cells, headline=config.evaluate.headline,
-                         data=count_videos(status), settings=settings, checks=CHECKS, timing=timing)
+                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, timing=timing)
 
 
 def count_videos(status: pa.Table) -> dict:
@@ -308,7 +340,9 @@ def publish(
     (copy / "summary.json").write_bytes(storage.read_bytes(run.key("report", "summary.json")))
     upload_tensorboard(storage, f"{config.run.name}/tensorboard/evaluate", summary, strips)
     return {
-        "summary": f"{summary['headline']['text']} Report: {copy / 'index.html'}",
+        "summary": f"{last_line(summary)} Report: {copy / 'index.html'}",
+        "verdict": summary["verdict"]["text"],
+        "credible": summary["verdict"]["credible"],
         "headline": summary["headline"],
         "report": storage.uri(run.key("report", "index.html")),
         "models": {model["name"]: model["sha256"] for model in summary["models"]},
@@ -316,6 +350,14 @@ def publish(
         "blocks_computed": computed,
         "skipped_videos": len(summary["data"]["skipped"]),
     }
+
+
+def last_line(summary: dict) -> str:
+    """The headline, or what stands against one and what to do."""
+    if summary["headline"] is not None:
+        return f"{summary['headline']['text']} {summary['verdict']['text']}."
+    first = next(gate for gate in summary["gates"] if not gate["passed"])
+    return f"{summary['verdict']['text']}. {first['name']}: {first['measured']}; {first['remedy']}."
 
 
 def upload_tensorboard(storage: Storage, prefix: str, summary: dict, strips: list[gallery.Strip]) -> None:

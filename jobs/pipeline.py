@@ -52,7 +52,8 @@ def pipeline(config: Config, storage: Storage) -> dict:
     result = stage("evaluate", "evaluate", evaluate)
     folder = local_copies(config, storage)
     print(f"pipeline: TensorBoard: {Path(sys.executable).parent / 'tensorboard'} --logdir {folder / 'tensorboard'} --host 127.0.0.1", flush=True)
-    return {"stages": told, "report": result.get("report"), "summary": f"report: {folder / 'report' / 'index.html'}"}
+    return {"stages": told, "report": result.get("report"), "credible": result.get("credible"),
+            "summary": f"{result.get('verdict', 'done')}. Report: {folder / 'report' / 'index.html'}"}
 
 
 def only_model(config: Config, name: str) -> Config:

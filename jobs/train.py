@@ -171,7 +171,7 @@ def train_worker(arguments: dict) -> None:
     network, weights = initial_detector(config, recipe, storage)
     log = EventLog(storage, RunFolder(storage, config).key("pipeline", "tensorboard", "train", arguments["model"])) if place.rank == 0 else None
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
-             "threshold_from_training_videos": crops.validates_on_training}
+             "threshold_from_training_videos": crops.validates_on_training, "inputs": crops.input_statistics()}
     start, scores = ray.train.get_checkpoint(), None
     with _local_copy(start) as resume:
         wrap = prepare_model if place.world > 1 else lambda module: module
@@ -256,7 +256,7 @@ def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
         "metrics": {name: None if value != value else value for name, value in figures.items()},
         "validation_threat": plan.threat.model_dump(mode="json"),
         "crops": {"train": facts["crops"], "validation": facts["validation_crops"]},
-        "config_fingerprint": plan.fingerprint, "extract": science(config.extract),
+        "inputs": facts.get("inputs"), "config_fingerprint": plan.fingerprint, "extract": science(config.extract),
         "data_fingerprint": fingerprint(config, ("data", "extract")), "code": code_version(),
     }
 

@@ -120,7 +120,7 @@ def trial(settings: dict, config: dict) -> None:
     crops = load_crops(parsed, storage)
     network, weights = initial_detector(parsed, recipe, storage)
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
-             "threshold_from_training_videos": crops.validates_on_training}
+             "threshold_from_training_videos": crops.validates_on_training, "inputs": crops.input_statistics()}
     start = tune.get_checkpoint()
     resume = Path(start.to_directory()) if start else None
     threat = parsed.tune.threat.model_copy(update={"every": 1})

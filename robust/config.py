@@ -225,12 +225,18 @@ class EvaluationAttack(Section):
     restarts: int = Field(1, ge=1, description="random starts; the strongest image counts")
 
 
+class GatesConfig(Section):
+    enabled: bool = Field(True, description="refuse a headline that these checks of the attack do not support")
+    images: int = Field(32, ge=8, description="test crops of each model that they are measured on, half of them fake")
+
+
 class EvaluateConfig(Section):
     epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
     attacks: dict[str, EvaluationAttack] = Field(
         {"fgsm": EvaluationAttack(steps=1), "pgd": EvaluationAttack(steps=20)}, description="attacks and their budgets"
     )
     headline: tuple[str, Epsilon] = Field(("pgd", 0.5), description="attack and epsilon of the first line of the report")
+    gates: GatesConfig = GatesConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")
@@ -269,6 +275,8 @@ class Config(Section):
             raise ValueError(
                 f"evaluate.headline: {attack} at epsilon {epsilon:g} is not among evaluate.attacks x evaluate.epsilons"
             )
+        if epsilon == 0:
+            raise ValueError(f"evaluate.headline: {attack} at epsilon 0 is no attack; name one of evaluate.epsilons above 0")
         folds, fold = self.data.splits.folds, self.data.splits.fold
         if folds is not None and fold >= folds:
             raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")

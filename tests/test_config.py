@@ -62,6 +62,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tree, told):
     ({"tune": {"epsilon": [0, 8]}}, "tune.epsilon", "[0, 8]", "low <= high"),
     ({"tune": {"lipschitz_weight": [0.1, 0.01]}}, "tune.lipschitz_weight", "[0.1, 0.01]", "low <= high"),
     ({"evaluate": {"headline": ["pgd", 3]}}, "evaluate.headline", "pgd at epsilon 3", "evaluate.epsilons"),
+    ({"evaluate": {"headline": ["pgd", 0], "epsilons": [0, 1]}}, "evaluate.headline", "pgd at epsilon 0", "is no attack"),
     ({"data": {"splits": {"folds": 3, "fold": 3}}}, "data.splits.fold", "3", "below data.splits.folds = 3"),
     ({"data": {"demo": {"enabled": True}}}, "data.demo.enabled", "data.datasets[0]", "must say where"),
     ({"train": 5}, "train", "5", "dictionary"),

@@ -45,8 +45,9 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         names=[model["name"] for model in summary["models"]],
         groups=_groups(summary, without="real"),
         sources=_groups(summary, without="fake"),
-        headline_attack=find(summary["attacks"], attack=summary["headline"]["attack"]),
+        headline_attack=find(summary["attacks"], attack=summary["shown"]["attack"]),
         charts=_charts(summary),
+        failed=[gate for gate in summary["gates"] if not gate["passed"]],
         strips=strips,
         gain=GAIN,
         clean=_lookup(summary["clean"], "model", "level", "group"),
@@ -86,7 +87,7 @@ def _lookup(records: Sequence[Mapping], *keys: str) -> dict:
 
 def _charts(summary: Mapping) -> list[dict]:
     """One chart for each level and figure, all models in it, under the attack of the headline."""
-    attack = summary["headline"]["attack"]
+    attack = summary["shown"]["attack"]
     charts = []
     for level in ("frame", "video"):
         for figure, title, direction in CURVES:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from robust.evaluation.attack_block import Cell
+from robust.evaluation.credibility import judge
 
-SCHEMA = 1
+SCHEMA = 2
 TIMING = "timing"
 """The only key that differs between two evaluations of the same thing."""
 
@@ -52,6 +53,7 @@ def build_summary(
     data: Mapping,
     settings: Mapping,
     checks: Sequence[Mapping] = (),
+    gates: Sequence[Mapping] = (),
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -60,17 +62,22 @@ def build_summary(
         tables: from `protocol.build_tables`.
         models: in the order of the report, the baseline first.
         cells: attacks and epsilons that were run.
-        headline: attack and epsilon of the first sentence.
+        headline: attack and epsilon of the first sentence, the charts and the gallery.
         data: counts of videos by status, and the list of those skipped.
         settings: what the figures depend on: configuration, hashes, versions.
         checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
+        gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
+            one failed, there is no headline.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
-    budgets = {cell.attack: cell for cell in cells}
+    budgets, (attack, epsilon), verdict = {cell.attack: cell for cell in cells}, headline, judge(gates)
+    names = [model.name for model in models]
     summary = {
         "schema": SCHEMA,
         "run": run,
-        "headline": _headline(tables, [model.name for model in models], budgets[headline[0]], headline[1]),
+        "verdict": verdict,
+        "headline": None if verdict["credible"] is False else _headline(tables, names, budgets[attack], epsilon),
+        "shown": {"attack": attack, "epsilon": epsilon},
         "threat_model": THREAT_MODEL,
         "models": [model.describe() for model in models],
         "attacks": [
@@ -84,6 +91,7 @@ def build_summary(
         "intervals": dict(tables["intervals"]),
         "data": dict(data),
         "checks": list(checks),
+        "gates": list(gates),
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }

@@ -52,10 +52,11 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
 
 
 def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> None:
-    settings = {"model": model["name"], "epsilon": summary["headline"]["epsilon"]}
+    settings = {"model": model["name"], "epsilon": summary["shown"]["epsilon"]}
     settings |= {key: value for key, value in model["card"].items() if isinstance(value, (str, int, float, bool))}
     settings |= {f"architecture_{key}": str(value) for key, value in (model["architecture"] or {}).items()}
-    headline = summary["headline"]["models"][model["name"]]["value"]
+    figures = (summary["headline"] or {"models": {}})["models"]  # no headline: a gate failed
+    headline = figures.get(model["name"], {"value": None})["value"]
     metrics = {} if headline is None else {"headline/attack_success": headline}
     for event in hparams(settings, metrics):
         writer.file_writer.add_summary(event)

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from robust.attacks.gates.preconditions import pixel_statistics
 from robust.config import Config, RecipeConfig, ValidationConfig
 from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
+from robust.data.inputs import to_tensor
 from robust.data.shards import read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
@@ -28,6 +30,12 @@ class Crops:
     validation: CropSet
     validates_on_training: bool
     """True in use-everything mode: no identity is left for validation, so its figures and threshold are optimistic."""
+
+    def input_statistics(self, count: int = 256) -> dict[str, float]:
+        """{"mean", "std"} of some unaugmented inputs, for the card: an evaluation compares its own with them."""
+        chosen = self.validation.evenly_over_videos(count)
+        mean, std = pixel_statistics(to_tensor(self.validation.batch(chosen)))
+        return {"mean": round(mean, 4), "std": round(std, 4)}
 
 
 def load_crops(config: Config, storage) -> Crops:

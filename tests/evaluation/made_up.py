@@ -47,18 +47,20 @@ def made_up_models(names=("baseline", "defended")) -> list[EvaluatedModel]:
     ]
 
 
-def made_up_summary(*, resamples=100, models=("baseline", "defended"), timing=None, **facts) -> dict:
+def made_up_summary(*, resamples=100, models=("baseline", "defended"), timing=None, fails=None, **facts) -> dict:
     tables = build_tables(
         made_up_predictions(models=models), {model.name: model.thresholds for model in made_up_models(models)},
         resamples=resamples, seed=0,
     )
     data = {"videos": {"ok": 58, "partial": 2, "no_face": 1}, "skipped": [
         {"video_id": "demo/fine/id3_id9", "status": "no_face", "reason": "no face in any of 20 frames"}]}
+    gates = [{"model": model, "name": name, "passed": name != fails, "measured": "3 of 32 images", "remedy": "look twice"}
+             for model in models for name in ("more_steps", "large_epsilon")]
     checks = [{"name": "input_statistics", "passed": True, "detail": "mean 0.43, standard deviation 0.24 over 240 crops"}]
     return build_summary(tables, **{**dict(
         run="made-up", models=made_up_models(models), cells=CELLS, headline=("pgd", 0.5), data=data,
         settings={"seed": 24, "evaluate": {"epsilons": list(EPSILONS)}, "config": "0123456789abcdef"}, checks=checks,
-        timing=timing,
+        gates=gates, timing=timing,
     ), **facts})
 
 

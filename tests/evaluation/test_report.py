@@ -64,10 +64,38 @@ def test_the_headline_says_who_what_and_how_sure(summary):
     assert f"defended: {100 * figure['value']:.1f} % [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]" in text
 
 
+def test_a_passed_evaluation_says_so(summary, page):
+    assert summary["verdict"] == {"credible": True, "text": "CREDIBLE: 2 gates passed for each of 2 models", "failed": []}
+    assert page.index("CREDIBLE: 2 gates passed") < page.index("<h1>") and "NOT C" not in page
+    assert page.count(">passed</td>") == 4 and "3 of 32 images" in page and "look twice" in page
+
+
+def test_a_failed_gate_takes_the_headline_away_and_leaves_the_tables(summary, tmp_path):
+    refused = made_up_summary(resamples=50, fails="large_epsilon")
+    assert refused["headline"] is None
+    assert refused["verdict"]["text"] == "NOT CREDIBLE: large_epsilon (baseline), large_epsilon (defended)"
+    assert refused["verdict"]["failed"][0] == {"model": "baseline", "gate": "large_epsilon"}
+    assert refused["under_attack"] == summary["under_attack"] and refused["shown"] == {"attack": "pgd", "epsilon": 0.5}
+    page = render(refused, made_up_strips())
+    parsed(page)
+    assert "<h1 class=\"refused\">NOT CREDIBLE: large_epsilon (baseline)" in page
+    assert "of the caught fakes turned real by" not in page and 'class="cards"' not in page
+    assert page.index("What to do: look twice") < page.index("<main>") and page.count(">FAILED</td>") == 2
+    write_tensorboard(tmp_path, refused)
+    events = EventAccumulator(str(tmp_path / "defended")).Reload()
+    assert "headline/attack_success" not in events.Tags()["scalars"]
+
+
+def test_without_gates_the_headline_is_marked_as_unchecked():
+    unchecked = made_up_summary(resamples=10, gates=[])
+    assert unchecked["verdict"]["credible"] is None and unchecked["headline"] is not None
+    assert "NOT CHECKED: evaluate.gates.enabled is false" in render(unchecked)
+
+
 def test_summary_is_plain_json_and_differs_between_runs_only_in_timing(summary):
     again = made_up_summary(resamples=50, timing={"seconds": 99.0})
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["schema"] == 1 and summary != again
+    assert summary["schema"] == 2 and summary != again
     assert without_timing(summary) == without_timing(again)
 
 

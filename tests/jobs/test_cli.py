@@ -42,6 +42,14 @@ def test_success_writes_result_json_and_says_the_summary_last(run, tmp_path):
     assert (tmp_path / "storage/here/config.yaml").exists()
 
 
+def test_figures_that_cannot_be_believed_are_3_with_their_result_written(run, tmp_path):
+    result = {"credible": False, "summary": "NOT CREDIBLE: large_epsilon (defended)"}
+    assert run(lambda config, storage: result) == (3, "", "train: NOT CREDIBLE: large_epsilon (defended)\n")
+    assert json.loads((tmp_path / "storage/here/train/result.json").read_text())["credible"] is False
+    for credible in (True, None):
+        assert run(lambda config, storage: {"credible": credible})[0] == 0
+
+
 def test_overrides_and_profiles_reach_the_job(run):
     seen = []
     main = lambda config, storage: seen.append((config.train.batch_size, config.run.seed)) or {}

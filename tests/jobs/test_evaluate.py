@@ -10,7 +10,8 @@ from torch import nn
 
 import jobs.evaluate as job
 from cluster.local import LocalCluster
-from robust.config import parse
+from jobs.cli import run_job
+from robust.config import dump_yaml, parse
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
 from robust.errors import UserError
@@ -100,11 +101,17 @@ def small_ray(folder):
 def by_hand(monkeypatch):
     """No Ray: tasks run in this process, one after another, the last first."""
     monkeypatch.setattr(job, "run_tasks", one_by_one)
+    monkeypatch.setattr(job, "run_gate_tasks", gates_one_by_one)
     monkeypatch.setattr(job, "make_gallery", lambda *_: [])
 
 
 def one_by_one(config, storage, tasks):
     return sum(job.attack_task(config, storage, task) for task in reversed(tasks))
+
+
+def gates_one_by_one(config, storage, tasks):
+    for task in tasks:
+        job.gates_task(config, storage, *task)
 
 
 def summary_of(folder):
@@ -131,8 +138,14 @@ def test_a_whole_evaluation_then_nothing_to_do_then_one_cpu_gives_the_same(folde
     events = storage.list(f"{RUN}/tensorboard/evaluate")
     assert [key.split("/")[3] for key in events] == ["baseline", "defended"]
 
+    assert result["verdict"] == "CREDIBLE: 15 gates passed for each of 2 models" and result["credible"] is True
+    assert [gate["model"] for gate in first["gates"]] == ["baseline"] * 15 + ["defended"] * 15
+    kept = {key: storage.read_json(key) for key in storage.list(f"{RUN}/evaluate/gates")}
+    assert len(kept) == 2
+
     again = job.evaluate(config, storage)
     assert again["blocks_computed"] == 0
+    assert {key: storage.read_json(key) for key in storage.list(f"{RUN}/evaluate/gates")} == kept
     assert without_timing(summary_of(folder)) == without_timing(first)
 
     storage.delete_prefix(f"{RUN}/evaluate/blocks")
@@ -153,6 +166,49 @@ def test_a_stopped_job_goes_on_from_its_finished_blocks(folder, by_hand):
         storage.delete(key)
     assert job.evaluate(config, storage)["blocks_computed"] == len(finished[::3])
     assert without_timing(summary_of(folder)) == without_timing(first)
+
+
+class MaskedGradient(nn.Module):
+    """The model behind a rounding of its input, which leaves no gradient."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.input_size = model, model.input_size
+        self.eval()
+
+    def forward(self, x):
+        return self.model((x * 32).round() / 32)
+
+
+def test_a_failed_gate_means_exit_code_3_no_headline_and_a_report(folder, by_hand, monkeypatch, tmp_path, capfd):
+    load = job.load_model.__wrapped__
+    monkeypatch.setattr(job, "load_model", lambda *where: MaskedGradient(load(*where)))
+    config = config_of(folder, epsilons=[2], headline=["pgd", 2], bootstrap=10)
+    (tmp_path / "config.yaml").write_text(dump_yaml(config))
+    for _ in range(2):  # the second finds every result, and refuses again
+        code = run_job("evaluate", job.evaluate, needs_ray=False, argv=["--config", str(tmp_path / "config.yaml"), f"run.name={RUN}"])
+        told = capfd.readouterr().err.splitlines()[-1]
+        assert code == 3
+        assert told.startswith("evaluate: NOT CREDIBLE: input_gradients (baseline), input_gradients (defended). input_gradients: 100 %")
+        monkeypatch.setattr(job, "gates_task", None)
+        monkeypatch.setattr(job, "attack_task", None)
+    summary = summary_of(folder)
+    assert summary["headline"] is None and summary["verdict"]["credible"] is False
+    assert len(summary["gates"]) == 2 * 4 and len(summary["under_attack"]) > 0
+    storage = Storage.from_config(config.storage)
+    result = storage.read_json(f"{RUN}/evaluate/result.json")
+    assert result["verdict"].startswith("NOT CREDIBLE") and result["headline"] is None and result["credible"] is False
+    assert "NOT CREDIBLE" in storage.read_bytes(f"{RUN}/report/index.html").decode()
+    for prefix in ("evaluate", "config.yaml"):
+        storage.delete_prefix(f"{RUN}/{prefix}")
+
+
+def test_gates_can_be_left_out(folder, by_hand, monkeypatch):
+    monkeypatch.setattr(job, "gates_task", None)
+    config = config_of(folder, epsilons=[0.5], bootstrap=10, gates={"enabled": False})
+    result = job.evaluate(config, Storage.from_config(config.storage))
+    assert result["credible"] is None and result["headline"] is not None
+    assert "NOT CHECKED" in result["summary"]
 
 
 def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):

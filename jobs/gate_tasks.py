@@ -1,0 +1,49 @@
+"""The gates of an evaluation on the cluster: one task a model, whose outcome is kept in storage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from robust.config import Config
+from robust.evaluation import blocks, credibility
+from robust.evaluation.attack_block import Cell
+from robust.evaluation.credibility import Sample
+from robust.storage import Storage
+
+
+def gates_key(config: Config, sha256: str, sample: Sample, cell: Cell) -> str:
+    """Where the outcome of one model is kept; models are told apart by their weights."""
+    name = credibility.gates_name(sample, cell, model=sha256, seed=config.run.seed)
+    return f"{config.run.name}/evaluate/gates/{name}.json"
+
+
+def read_or_run(config: Config, storage: Storage, candidates: Sequence, status: pa.Table, cell: Cell, *, split: str,
+                run: Callable) -> list[dict]:
+    """All gates on all models, in order: {"model", "name", "passed", "measured", "remedy"}.
+
+    Args:
+        candidates: the models, each with `name` and `sha256`.
+        run: run(jobs) runs `gates_task(config, storage, *job)` for each job and returns when all are done.
+    """
+    sample = credibility.choose_sample(status, split=split, images=config.evaluate.gates.images,
+                                       max_frames=config.evaluate.frames_per_video)
+    keys = {candidate: gates_key(config, candidate.sha256, sample, cell) for candidate in candidates}
+    missing = {key: candidate for candidate, key in keys.items() if not storage.exists(key)}  # equal weights: once
+    run([(candidate, sample, cell, key) for key, candidate in missing.items()])
+    return [{"model": candidate.name, **gate} for candidate in candidates for gate in storage.read_json(keys[candidate])["gates"]]
+
+
+def measure(config: Config, storage: Storage, model, card: dict, sample: Sample, cell: Cell, key: str, *, device: str) -> None:
+    """Runs the gates on one model that is loaded, and keeps their outcome."""
+    began = time.monotonic()
+    parts = [blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=sample.frames)
+             for block in sample.blocks]
+    crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    chosen = credibility.choose_crops(crops, sample.images)
+    labels = crops.column("label").to_numpy()[chosen]
+    gates = credibility.gates_on_crops(model, pixels[chosen], labels, cell, seed=config.run.seed, card=card, device=device)
+    storage.write_json(key, {"gates": gates, "images": len(chosen), "seconds": round(time.monotonic() - began, 1)})
