@@ -153,7 +153,7 @@ def test_early_stop_pays_one_pass_for_what_is_wrong_already(detector, images):
     assert model.forwards == 1 and torch.equal(x_adv, images[0])
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"steps": 0}, "steps=0"), ({"steps": 5, "restarts": 0}, "restarts=0")])
-def test_impossible_settings_are_named(detector, images, settings, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 5, "restarts": 0}])
+def test_impossible_settings_are_named(detector, images, settings):
+    with pytest.raises(ValueError, match="=0"):
         apgd(detector, *images, Linf.from_255(4), **settings)
