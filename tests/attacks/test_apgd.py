@@ -85,7 +85,7 @@ def test_at_least_as_strong_as_pgd_at_equal_passes(detector, images, threat, ste
     assert mean_loss(detector, ours, y) > mean_loss(detector, theirs, y)
 
 
-def test_momentum_and_halving_find_what_pgd_misses(detector, images):
+def test_more_steps_are_stronger(detector, images):
     x, y = images
     weak = apgd(detector, x, y, Linf.from_255(8), steps=3, generator=seeded(0))
     strong = apgd(detector, x, y, Linf.from_255(8), steps=30, generator=seeded(0))
