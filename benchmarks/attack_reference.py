@@ -1,6 +1,8 @@
-"""Is our PGD as strong as the field's? Robust accuracy after PGD of ours, torchattacks and foolbox at equal budget.
+"""Are our attacks as strong as the field's? Robust accuracy after ours and after libraries' at equal budget.
 
-    python -m benchmarks.attack_reference [--checkpoint FOLDER --faces FACES.npz] [--json FILE]
+    python -m benchmarks.attack_reference [--strong] [--checkpoint FOLDER --faces FACES.npz] [--json FILE]
+
+PGD of ours, torchattacks and foolbox; with --strong, also APGD, the minimal-norm attacks and Square.
 
 Without a checkpoint the model is a small one with batch normalisation, trained here in seconds. A checkpoint is a
 folder with model.safetensors and card.json; its faces are an .npz with x (N, 3, H, W) float32 in [0, 1] and y (N,).
@@ -26,12 +28,13 @@ from robust.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("ours", "torchattacks", "foolbox")
+STRONG = ("ours APGD", "ours FMN", "ours Square", "torchattacks APGD", "torchattacks FAB", "torchattacks Square")
 EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one library's attack did at one epsilon (0-255 units)."""
+    """What one library's attack did at one epsilon (0-255 units); `library` is of LIBRARIES (PGD) or of STRONG."""
 
     epsilon: float
     library: str
@@ -48,16 +51,18 @@ def compare(
     *,
     steps: int = 10,
     epsilons: tuple[float, ...] = EPSILONS,
+    attacks: tuple[str, ...] = LIBRARIES,
     seed: int = 0,
     batch_size: int = 64,
     threads: int = 1,
 ) -> list[Row]:
-    """Attack the model with each library: Linf, `steps` steps of 2.5 epsilon / steps, one random start.
+    """Attack the model with each library: Linf, `steps` steps (of 2.5 epsilon / steps for PGD), one start.
 
     Args:
         model: a SmallDetector, or a robust.models Detector.
         x: (N, 3, H, W) float32 images in [0, 1].
         y: (N,) labels, 1 = fake.
+        attacks: LIBRARIES, for PGD, or STRONG, in which Square has ten queries a step.
         threads: of the attacks; one gives the steadiest times on a small model.
     Raises:
         UserError: the libraries are not installed, or fail.
@@ -66,7 +71,7 @@ def compare(
     if not (folder / "torchattacks").is_dir() or not (folder / "foolbox").is_dir():
         raise UserError("torchattacks and foolbox are not in .reference; install them with: make reference")
     architecture = model.architecture.as_dict() if hasattr(model, "architecture") else None
-    task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed}
+    task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed, "attacks": attacks}
     task |= {"batch_size": batch_size, "threads": threads}
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(scratch, name) for name in ("model.safetensors", "task.json", "images.npz", "result.npz")]
@@ -75,7 +80,7 @@ def compare(
         np.savez(files[2], x=x.numpy(), y=y.numpy())
         _run_worker(folder, files, log=Path(scratch, "worker.log"))
         with np.load(files[3], allow_pickle=False) as outcome:
-            return [_score(model, x, y, outcome, library, e) for e in epsilons for library in LIBRARIES]
+            return [_score(model, x, y, outcome, library, e) for e in epsilons for library in attacks]
 
 
 def _run_worker(folder: Path, files: list[Path], *, log: Path) -> None:
@@ -115,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="folder with model.safetensors and card.json; needs --faces")
     parser.add_argument("--faces", help=".npz with x and y, the faces that the checkpoint is attacked on")
+    parser.add_argument("--strong", action="store_true", help="also APGD, FMN, FAB and Square; takes ten times as long")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the attacks")
     parser.add_argument("--json", default="outputs/benchmarks/attack_reference.json", help="where the figures go")
@@ -126,9 +132,12 @@ def main() -> None:
         models[arguments.checkpoint] = load_checkpoint_and_faces(arguments.checkpoint, arguments.faces)
     report = {}
     for name, (model, x, y) in models.items():
-        rows = compare(model, x, y, steps=arguments.steps, threads=arguments.threads)
+        rows = []
+        for title, attacks in (("PGD", LIBRARIES), ("strong attacks", STRONG))[: 2 if arguments.strong else 1]:
+            more = compare(model, x, y, steps=arguments.steps, attacks=attacks, threads=arguments.threads)
+            print_table(f"{name}: {len(x)} images, {title}, {arguments.steps} steps", more)
+            rows += more
         report[name] = [dataclasses.asdict(row) for row in rows]
-        print_table(f"{name}: {len(x)} images, PGD-{arguments.steps}", rows)
     path = Path(arguments.json)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"steps": arguments.steps, "models": report}, indent=2) + "\n")
@@ -149,10 +158,10 @@ def load_checkpoint_and_faces(checkpoint: str, faces: str) -> tuple[nn.Module, T
 
 def print_table(title: str, rows: list[Row]) -> None:
     """One line per epsilon and library."""
-    print(f"\n{title}\n{'epsilon':>8}  {'library':<13} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
+    print(f"\n{title}\n{'epsilon':>8}  {'library':<19} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
     for row in rows:
         print(
-            f"{row.epsilon:>8g}  {row.library:<13} {row.robust_accuracy:>15.3f} "
+            f"{row.epsilon:>8g}  {row.library:<19} {row.robust_accuracy:>15.3f} "
             f"{row.mean_margin:>12.3f} {row.cpu_ms_per_image:>12.2f}"
         )
 

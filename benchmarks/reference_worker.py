@@ -1,4 +1,4 @@
-"""Runs PGD of ours, torchattacks and foolbox on one model and the same images, in a process of its own.
+"""Runs attacks of ours, torchattacks and foolbox on one model and the same images, in a process of its own.
 
 The libraries lie in a folder apart, .reference (see requirements-reference.in), which only this process has on its
 path. `attack_reference.py` starts it and keeps the score. Files are safetensors, JSON and plain .npz: no pickles.
@@ -18,8 +18,13 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from benchmarks.small_detector import SmallDetector
+from robust.attacks.apgd import apgd
+from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
+from robust.attacks.square import square
 from robust.attacks.threat import Linf
+
+QUERIES_PER_STEP = 10  # of the square attacks, which see no gradient
 
 
 class TwoLogits(nn.Module):
@@ -57,11 +62,60 @@ def run_foolbox(
     return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilon)[1]
 
 
-LIBRARIES = {"ours": run_ours, "torchattacks": run_torchattacks, "foolbox": run_foolbox}
+def run_our_apgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    return apgd(model, x, y, Linf(epsilon), steps=steps, generator=torch.Generator().manual_seed(seed))
+
+
+def run_our_fmn(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    return fmn(model, x, y, Linf(epsilon), steps=steps, generator=torch.Generator().manual_seed(seed))
+
+
+def run_our_square(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    queries = QUERIES_PER_STEP * steps
+    return square(model, x, y, Linf(epsilon), steps=queries, generator=torch.Generator().manual_seed(seed))
+
+
+def run_torchattacks_apgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    # Its DLR loss needs a third class.
+    return torchattacks.APGD(TwoLogits(model).eval(), eps=epsilon, steps=steps, seed=seed, loss="ce")(x, y)
+
+
+def run_torchattacks_fab(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    return torchattacks.FAB(TwoLogits(model).eval(), eps=epsilon, steps=steps, seed=seed, n_classes=2)(x, y)
+
+
+def run_torchattacks_square(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    queries = QUERIES_PER_STEP * steps
+    return torchattacks.Square(TwoLogits(model).eval(), eps=epsilon, n_queries=queries, seed=seed)(x, y)
+
+
+ATTACKS = {
+    "ours": run_ours,
+    "torchattacks": run_torchattacks,
+    "foolbox": run_foolbox,
+    "ours APGD": run_our_apgd,
+    "ours FMN": run_our_fmn,
+    "ours Square": run_our_square,
+    "torchattacks APGD": run_torchattacks_apgd,
+    "torchattacks FAB": run_torchattacks_fab,
+    "torchattacks Square": run_torchattacks_square,
+}
 
 
 def main(weights: str, task: str, images: str, result: str) -> None:
-    """Attack with every library at every epsilon of the task; write the perturbed images and the CPU seconds.
+    """Run each attack of the task at each of its epsilons; write the perturbed images and the CPU seconds.
 
     Args: paths of model.safetensors, of the task (JSON), of x and y (.npz), and of the .npz to write.
     """
@@ -76,9 +130,9 @@ def main(weights: str, task: str, images: str, result: str) -> None:
     for epsilon in settings["epsilons"]:
         budget = {"epsilon": epsilon / 255, "steps": settings["steps"], "seed": settings["seed"]}
         budget["step_size"] = 2.5 * budget["epsilon"] / budget["steps"]
-        for name, attack in LIBRARIES.items():
+        for name in settings["attacks"]:
             start = time.process_time()
-            perturbed = [attack(model, *pair, **budget) for pair in batches]
+            perturbed = [ATTACKS[name](model, *pair, **budget) for pair in batches]
             outcome[f"{name} {epsilon} seconds"] = np.array(time.process_time() - start)
             outcome[f"{name} {epsilon}"] = torch.cat(perturbed).detach().numpy()
     np.savez(result, **outcome)

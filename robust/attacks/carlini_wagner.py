@@ -1,4 +1,4 @@
-"""CW-L2: the length and the wrongness of a perturbation minimised together (Carlini & Wagner 2017, arXiv 1608.04644)."""
+"""CW-L2: the shortest perturbation that flips, by gradient descent (Carlini & Wagner 2017, arXiv 1608.04644)."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,13 @@ INSIDE = 1 - 1e-6  # keeps black and white, whose atanh is infinite, just inside
 
 
 def carlini_wagner(
-    model: nn.Module, x: Tensor, y: Tensor, *, steps: int, searches: int = SEARCHES, learning_rate: float = LEARNING_RATE
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    searches: int = SEARCHES,
+    learning_rate: float = LEARNING_RATE,
 ) -> tuple[Tensor, Tensor]:
     """The shortest perturbation, in L2, that is found to flip each image; has no randomness.
 
@@ -52,7 +58,8 @@ def carlini_wagner(
         require_logits(value)
         nearest = BestSoFar(x)
         nearest.update(x, torch.where(value > 0, 0.0, -torch.inf))
-        c = (2 * value.abs() / length(wide(gradient), L2) ** 2).nan_to_num(1, 1).clamp_min(torch.finfo(torch.float32).tiny)
+        c = 2 * value.abs() / length(wide(gradient), L2) ** 2
+        c = c.nan_to_num(1, 1).clamp_min(torch.finfo(torch.float32).tiny)
         too_small, enough = torch.zeros_like(c), torch.full_like(c, torch.inf)
         for _ in range(searches):
             flipped = _minimise(model, x, y, c, steps, learning_rate, nearest)

@@ -7,6 +7,7 @@ exact move to the linearised boundary, logit = 0, inside [0, 1].
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.inputs import check_inputs, require_logits
 from robust.attacks.losses import margin_loss
 from robust.attacks.noise import ImageNoise
-from robust.attacks.threat import L2, Linf, Threat, round_towards, wide
+from robust.attacks.threat import Linf, Threat, round_towards, wide
 
 # All measured with benchmarks/small_detector.py, as shares of each image's radius.
 OVERSHOOT = 0.02  # of the way to the linearised boundary, to land behind it
@@ -64,11 +65,13 @@ def minimal_perturbation(
         return x.detach().clone(), torch.zeros(0, device=x.device)
     with attack_mode(model), torch.no_grad():
         x, y = x.detach().clone(), y.to(x.device, copy=True)
+        noise = ImageNoise.of(x, generator=generator)
         clean = margin_loss(model(x), y)
         require_logits(clean)
         x_adv, distance = x.clone(), torch.where(clean > 0, 0.0, torch.inf)
         if len(rows := (clean <= 0).nonzero().squeeze(1)):
-            nearest = _nearest_flip(model, x[rows], y[rows], norm, steps, restarts, generator)
+            noise = replace(noise, keys=noise.keys[rows], shape=x[rows].shape)
+            nearest = _nearest_flip(model, x[rows], y[rows], norm, noise, steps, restarts)
             x_adv[rows], distance[rows] = nearest.images, -nearest.loss.to(distance.dtype)
     return x_adv, distance
 
@@ -118,16 +121,9 @@ def robust_accuracy_curve(distance: Tensor, epsilons: Sequence[float]) -> Tensor
 
 
 def _nearest_flip(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    norm: Norm,
-    steps: int,
-    restarts: int,
-    generator: torch.Generator | None,
+    model: nn.Module, x: Tensor, y: Tensor, norm: Norm, noise: ImageNoise, steps: int, restarts: int
 ) -> BestSoFar:
     """The nearest flipped points of images that are right; their loss is minus their distance."""
-    noise = ImageNoise.of(x, generator=generator)
     nearest = BestSoFar(x)
     for restart in range(restarts):
         x_adv = wide(x)

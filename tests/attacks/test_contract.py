@@ -162,9 +162,8 @@ def test_an_empty_batch_is_no_error(detector, few, name):
 @every_attack
 def test_channels_last(detector, few, name):
     x, y = few
-    usual, channels_last = (
-        mean_loss(detector, attack(name, detector, z, y), y) for z in (x, x.contiguous(memory_format=torch.channels_last))
-    )
+    layouts = x, x.contiguous(memory_format=torch.channels_last)
+    usual, channels_last = (mean_loss(detector, attack(name, detector, z, y), y) for z in layouts)
     assert channels_last == pytest.approx(usual, rel=0.02)
 
 

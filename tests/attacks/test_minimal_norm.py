@@ -158,6 +158,15 @@ def test_as_an_attack_it_flips_what_lies_in_the_ball(detector, images, threat):
     assert 0.2 < flipped.float().mean() < 0.8
 
 
+def test_the_next_batch_draws_alike_whether_or_not_this_one_was_attacked(detector, images):
+    # Else a figure would depend on how the images are cut into batches.
+    x, y = images[0][:4], (detector(images[0][:4]) > 0).long()
+    after_right, after_wrong = seeded(0), seeded(0)
+    minimal_perturbation(detector, x, y, Linf, steps=2, generator=after_right)
+    minimal_perturbation(detector, x, 1 - y, Linf, steps=2, generator=after_wrong)
+    assert torch.equal(after_right.get_state(), after_wrong.get_state())
+
+
 def test_curve_by_hand():
     distance = torch.tensor([0.0, 0.1, 0.2, torch.inf])
     assert robust_accuracy_curve(distance, [0, 0.05, 0.1, 0.15, 1]).tolist() == [0.75, 0.75, 0.75, 0.5, 0.25]

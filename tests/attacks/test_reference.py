@@ -1,4 +1,4 @@
-"""Our PGD against the field's: at equal budget at least as strong as torchattacks' and foolbox's.
+"""Our attacks against the field's: at equal budget at least as strong as torchattacks' and foolbox's.
 
 ROBUST_REFERENCE_CHECKPOINT (a checkpoint folder) and ROBUST_REFERENCE_FACES (an .npz with x and y) add a real model.
 """
@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.attack_reference import EPSILONS, LIBRARIES, compare, load_checkpoint_and_faces
+from benchmarks.attack_reference import EPSILONS, LIBRARIES, STRONG, compare, load_checkpoint_and_faces
 from benchmarks.small_detector import make_images
 
 pytestmark = pytest.mark.reference
@@ -30,6 +30,18 @@ def test_on_a_small_net(trained_detector):
     by_epsilon = assert_at_least_as_strong(compare(trained_detector, x, y, steps=20), len(x))
     accuracies = [by_epsilon[epsilon]["torchattacks"].robust_accuracy for epsilon in EPSILONS]
     assert accuracies[0] > 0.8 and accuracies[-1] < 0.5  # the comparison is where attacks can differ
+
+
+def test_strong_attacks_on_a_small_net(trained_detector):
+    x, y = make_images(128, generator=torch.Generator().manual_seed(99))
+    rows = compare(trained_detector, x, y, steps=20, attacks=STRONG)
+    for epsilon in EPSILONS:
+        robust = {row.library: row.robust_accuracy for row in rows if row.epsilon == epsilon}
+        assert all(row.largest_change <= epsilon + 1e-3 for row in rows if row.epsilon == epsilon)
+        lowest = min(accuracy for name, accuracy in robust.items() if name.startswith("torchattacks"))
+        assert robust["ours APGD"] <= lowest + 1 / len(x) + 1e-6, (epsilon, robust)
+        assert robust["ours FMN"] <= robust["torchattacks FAB"] + 1 / len(x) + 1e-6, (epsilon, robust)
+        assert robust["ours Square"] <= robust["torchattacks Square"] + 2 / len(x) + 1e-6, (epsilon, robust)
 
 
 @pytest.mark.skipif("ROBUST_REFERENCE_CHECKPOINT" not in os.environ, reason="no ROBUST_REFERENCE_CHECKPOINT given")
