@@ -230,12 +230,21 @@ class GatesConfig(Section):
     images: int = Field(32, ge=8, description="test crops of each model that they are measured on, half of them fake")
 
 
+def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
+    return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
+
+
 class EvaluateConfig(Section):
     epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
-    attacks: dict[str, EvaluationAttack] = Field(
-        {"fgsm": EvaluationAttack(steps=1), "pgd": EvaluationAttack(steps=20)}, description="attacks and their budgets"
+    suite: str = Field("quick", description="which of the suites below attacks the models")
+    suites: dict[str, dict[str, EvaluationAttack]] = Field(
+        {"quick": _budgets(fgsm=(1, 1), pgd=(20, 1)),
+         "standard": _budgets(apgd=(50, 5), apgd_ce=(50, 1), fmn=(50, 3), square=(5000, 1))},
+        description="named sets of attacks with their budgets"
     )
-    headline: tuple[str, Epsilon] = Field(("pgd", 0.5), description="attack and epsilon of the first line of the report")
+    headline: tuple[str, Epsilon] = Field(
+        ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
+    )
     gates: GatesConfig = GatesConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
@@ -245,6 +254,11 @@ class EvaluateConfig(Section):
     gallery: int = Field(6, ge=0, description="faces in the strip clean / perturbed / difference")
     cpus_per_task: float = resource(1, gt=0, description="CPUs of one block of work")
     gpus_per_task: float = resource(0, ge=0, description="GPU share of one block of work; 0: CPU")
+
+    @property
+    def attacks(self) -> dict[str, EvaluationAttack]:
+        """Of the chosen suite."""
+        return self.suites[self.suite]
 
 
 class DetectConfig(Section):
@@ -270,10 +284,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        attack, epsilon = self.evaluate.headline
-        if attack not in self.evaluate.attacks or epsilon not in self.evaluate.epsilons:
+        if self.evaluate.suite not in self.evaluate.suites:
+            raise ValueError(f"evaluate.suite: {self.evaluate.suite!r} is not one of {', '.join(self.evaluate.suites)}")
+        (attack, epsilon), attacks = self.evaluate.headline, self.evaluate.attacks
+        if attack not in {*attacks, "worst"} or epsilon not in self.evaluate.epsilons:
             raise ValueError(
-                f"evaluate.headline: {attack} at epsilon {epsilon:g} is not among evaluate.attacks x evaluate.epsilons"
+                f"evaluate.headline: {attack} at epsilon {epsilon:g} is not among the attacks of evaluate.suite x evaluate.epsilons"
             )
         if epsilon == 0:
             raise ValueError(f"evaluate.headline: {attack} at epsilon 0 is no attack; name one of evaluate.epsilons above 0")
@@ -488,6 +504,4 @@ def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[
 
 
 def _plain_default(value: Any) -> str:
-    if isinstance(value, dict):
-        value = {key: science(item) if isinstance(item, BaseModel) else item for key, item in value.items()}
-    return json.dumps(value)
+    return json.dumps(_science_value(value))

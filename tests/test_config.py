@@ -41,7 +41,7 @@ def file(tmp_path):
     ({"train": {"batchsize": 8}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
     ({"train": {"defended": {"attack": {"epsilom": 1}}}}, "train.defended.attack.epsilom: unknown key; did you mean 'epsilon'?"),
     ({"data": {"datasets": [{"layout": "dfdc", "uri": "x", "methodes": []}]}}, "data.datasets.0.methodes: unknown key; did you mean 'methods'?"),
-    ({"evaluate": {"attacks": {"pgd": {"stepz": 3}}}}, "evaluate.attacks.pgd.stepz: unknown key; did you mean 'steps'?"),
+    ({"evaluate": {"suites": {"quick": {"pgd": {"stepz": 3}}}}}, "evaluate.suites.quick.pgd.stepz: unknown key; did you mean 'steps'?"),
     ({"model": {"zzz": 1}}, "model.zzz: unknown key; known are name, input_size, weights, activation"),
 ])
 def test_an_unknown_key_is_refused_with_the_nearest_one(tree, told):
@@ -84,7 +84,7 @@ def test_all_errors_are_told_at_once():
 def test_overrides_reach_sections_lists_and_numbers(file):
     config = load_config(file, [
         "data.datasets.0.uri=s3://bucket/x", "data.datasets.1.max_videos=7", "train.learning_rate=1e-4", "train.weight_decay=5e-2",
-        "train.models=[baseline]", "evaluate.attacks.pgd.steps=3", "evaluate.epsilons=[0.5, 2e0]", "cluster.dashboard=true",
+        "train.models=[baseline]", "evaluate.suites.quick.pgd.steps=3", "evaluate.epsilons=[0.5, 2e0]", "cluster.dashboard=true",
         "train.gradient_clip=", "model.weights=none", "detect.input=a=b.mp4",
     ])
     assert [dataset.uri for dataset in config.data.datasets] == ["s3://bucket/x", "b"]
@@ -166,7 +166,7 @@ def test_every_profile_of_ray_config_is_valid():
 
 def test_help_has_a_meaning_for_every_setting():
     lines = describe()
-    assert {key for key, _, _ in lines} >= {"run.name", "train.defended.attack.epsilon", "evaluate.attacks"}
+    assert {key for key, _, _ in lines} >= {"run.name", "train.defended.attack.epsilon", "evaluate.suites"}
     assert [key for key, _, meaning in lines if not meaning] == []
 
 
@@ -174,7 +174,7 @@ def test_a_dumped_config_is_read_back_the_same():
     config = parse({
         "run": {"name": "a-1", "seed": 7}, "data": {"datasets": [{"layout": "folder", "uri": "x", "methods": ["a"]}]},
         "train": {"learning_rate": 3e-5, "gradient_clip": 1}, "tune": {"lipschitz_weight": [1e-7, 1e-3]},
-        "evaluate": {"attacks": {"pgd": {"steps": 3, "restarts": 2}}, "headline": ["pgd", 1], "checkpoints": {"peer": "/x"}},
+        "evaluate": {"suite": "mine", "suites": {"mine": {"pgd": {"steps": 3, "restarts": 2}}}, "headline": ["pgd", 1], "checkpoints": {"peer": "/x"}},
     })
     again = parse(yaml.safe_load(dump_yaml(config)))
     assert again == config and differences(config, again) == [] and again != Config()

@@ -34,6 +34,8 @@ ATTACKS: dict[str, Attack] = {
     "apgd": apgd,
     "apgd_ce": partial(apgd, loss=cross_entropy_loss),
     "fmn": fmn,
-    "cw": cw,  # L2 only
+    "cw": cw,
     "square": square,
 }
+L2_ONLY = {"cw"}
+"""Attacks that minimise an L2 length and know no other ball."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robust.attacks.checks import require_eval_mode, require_plausible_inputs
-from robust.attacks.registry import ATTACKS
+from robust.attacks.registry import ATTACKS, L2_ONLY
 from robust.attacks.threat import Linf
 from robust.data.inputs import to_tensor
 from robust.errors import ConfigError
@@ -42,15 +43,24 @@ def cells(evaluate) -> list[Cell]:
     """
     unknown = sorted(set(evaluate.attacks) - set(ATTACKS))
     if unknown:
-        raise ConfigError(f"evaluate.attacks: {', '.join(unknown)} unknown; there are {', '.join(sorted(ATTACKS))}")
-    fgsm = evaluate.attacks.get("fgsm")
-    if fgsm is not None and (fgsm.steps, fgsm.restarts) != (1, 1):
-        raise ConfigError(f"evaluate.attacks.fgsm: is one step from the image itself, not {fgsm.steps} steps and {fgsm.restarts} restarts; use pgd")
+        raise ConfigError(f"evaluate.suites.{evaluate.suite}: {', '.join(unknown)} unknown; there are {', '.join(sorted(ATTACKS))}")
+    for name, budget in evaluate.attacks.items():
+        _check_budget(f"evaluate.suites.{evaluate.suite}.{name}", name, budget)
     return [
         Cell(name, float(epsilon), budget.steps, budget.restarts)
         for name, budget in sorted(evaluate.attacks.items())
         for epsilon in sorted(set(evaluate.epsilons))
     ]
+
+
+def _check_budget(key: str, name: str, budget) -> None:
+    """Raises ConfigError for what an attack can not do, before any work is done."""
+    if name == "fgsm" and (budget.steps, budget.restarts) != (1, 1):
+        raise ConfigError(f"{key}: is one step from the image itself, not {budget.steps} steps and {budget.restarts} restarts; use pgd")
+    if name in L2_ONLY:
+        raise ConfigError(f"{key}: minimises an L2 length, and the evaluation's ball is Linf; use fmn for minimal Linf perturbations")
+    if budget.restarts > 1 and "restarts" not in inspect.signature(ATTACKS[name]).parameters:
+        raise ConfigError(f"{key}.restarts is {budget.restarts}, but {name} is one search; raise its steps")
 
 
 def block_hash(**facts) -> str:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from robust.evaluation import bootstrap, metrics
 from robust.evaluation.bootstrap import Interval, Resamples
 from robust.evaluation.predictions import Scores, cells_of, frame_scores, identities_of_videos, models_of
+from robust.evaluation.worst_case import with_worst_case
 
 LEVELS = ("frame", "video")
 THRESHOLDS = ("zero", "frozen")
@@ -76,6 +77,7 @@ def build_tables(
         {"clean": [record, ...], "attacks": [record, ...], "intervals": {...}, "counts": [...]}; docs/summary.md has the
         fields.
     """
+    predictions = with_worst_case(predictions)
     draws = bootstrap.draw(*identities_of_videos(predictions), count=resamples, seed=seed)
     clean, attacks, counts = [], [], []
     for model in models_of(predictions):

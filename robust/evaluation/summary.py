@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from robust.evaluation.attack_block import Cell
+from robust.evaluation.worst_case import WORST, label_of_worst
 from robust.evaluation.credibility import judge
 
 SCHEMA = 2
@@ -70,20 +71,17 @@ def build_summary(
             one failed, there is no headline.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
-    budgets, (attack, epsilon), verdict = {cell.attack: cell for cell in cells}, headline, judge(gates)
+    attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
     names = [model.name for model in models]
     summary = {
         "schema": SCHEMA,
         "run": run,
         "verdict": verdict,
-        "headline": None if verdict["credible"] is False else _headline(tables, names, budgets[attack], epsilon),
+        "headline": None if verdict["credible"] is False else _headline(tables, names, attacks[attack], epsilon),
         "shown": {"attack": attack, "epsilon": epsilon},
         "threat_model": THREAT_MODEL,
         "models": [model.describe() for model in models],
-        "attacks": [
-            {"attack": name, "steps": cell.steps, "restarts": cell.restarts, "label": cell.label, "norm": "linf"}
-            for name, cell in budgets.items()
-        ],
+        "attacks": list(attacks.values()),
         "epsilons": sorted({cell.epsilon for cell in cells}),
         "clean": list(tables["clean"]),
         "under_attack": list(tables["attacks"]),
@@ -103,8 +101,21 @@ def find(records: Sequence[Mapping], **wanted) -> dict | None:
     return next((dict(record) for record in records if all(record[key] == value for key, value in wanted.items())), None)
 
 
-def _headline(tables: Mapping, models: Sequence[str], cell: Cell, epsilon: float) -> dict:
-    where = {"attack": cell.attack, "epsilon": epsilon, "level": "frame", "group": "all"}
+def _attacks(cells: Sequence[Cell]) -> dict[str, dict]:
+    """What the report says of each attack, and of the worst case if there are several."""
+    budgets = {cell.attack: cell for cell in cells}
+    attacks = {
+        name: {"attack": name, "steps": cell.steps, "restarts": cell.restarts, "label": cell.label, "norm": "linf"}
+        for name, cell in budgets.items()
+    }
+    if len(attacks) > 1:
+        label = label_of_worst([attack["label"] for attack in attacks.values()])
+        attacks[WORST] = {"attack": WORST, "steps": None, "restarts": None, "label": label, "norm": "linf"}
+    return attacks
+
+
+def _headline(tables: Mapping, models: Sequence[str], attack: Mapping, epsilon: float) -> dict:
+    where = {"attack": attack["attack"], "epsilon": epsilon, "level": "frame", "group": "all"}
     figures = {}
     for model in models:
         record = find(tables["attacks"], model=model, **where)
@@ -114,7 +125,7 @@ def _headline(tables: Mapping, models: Sequence[str], cell: Cell, epsilon: float
         "figure": "fake_to_real",
         "threshold": "zero",
         "models": figures,
-        "text": _sentence(figures, cell.label, epsilon),
+        "text": _sentence(figures, attack["label"], epsilon),
     }
 
 

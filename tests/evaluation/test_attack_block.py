@@ -76,13 +76,22 @@ def test_grid_of_the_config():
     grid = cells(EvaluateConfig())
     assert len(grid) == 10 and grid[0] == Cell("fgsm", 0.5, 1) and grid[-1] == Cell("pgd", 8.0, 20)
     assert [Cell("pgd", 1, 20).label, Cell("fgsm", 1, 1).label, Cell("pgd", 1, 5, 2).label] == ["PGD-20", "FGSM", "PGD-5 x 2"]
-    with pytest.raises(ConfigError, match="evaluate.attacks: autoattack unknown"):
-        cells(EvaluateConfig(attacks={"autoattack": {"steps": 1}}))
+    with pytest.raises(ConfigError, match="evaluate.suites.quick: autoattack unknown"):
+        cells(EvaluateConfig(suites={"quick": {"autoattack": {"steps": 1}}}))
     for budget in ({"steps": 2}, {"steps": 1, "restarts": 2}):
-        with pytest.raises(ConfigError, match="evaluate.attacks.fgsm: is one step"):
-            cells(EvaluateConfig(attacks={"fgsm": budget}))
+        with pytest.raises(ConfigError, match="evaluate.suites.quick.fgsm: is one step"):
+            cells(EvaluateConfig(suites={"quick": {"fgsm": budget}}))
 
 
 def test_a_blocks_name_changes_with_everything_it_depends_on():
     names = {block_hash(**facts) for facts in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": 1, "b": 1})}
     assert len(names) == 4 and block_hash(a=1, b=2) == block_hash(b=2, a=1)
+
+
+def test_an_attack_that_can_not_have_this_budget_or_ball_is_refused_before_any_work():
+    with pytest.raises(ConfigError, match=r"evaluate.suites.quick.cw: minimises an L2 length"):
+        cells(EvaluateConfig(suites={"quick": {"cw": {"steps": 10}}}))
+    with pytest.raises(ConfigError, match=r"evaluate.suites.quick.square.restarts is 2"):
+        cells(EvaluateConfig(suites={"quick": {"square": {"steps": 10, "restarts": 2}}}))
+    standard = {cell.attack: cell.label for cell in cells(EvaluateConfig(suite="standard", epsilons=[1]))}
+    assert standard == {"apgd": "APGD-50 x 5", "apgd_ce": "APGD_CE-50", "fmn": "FMN-50 x 3", "square": "SQUARE-5000"}

@@ -28,7 +28,7 @@ def test_a_row_for_each_model_level_and_group_and_under_attack_for_each_cell(tab
     groups = ["all", "blended", "coarse", "fine", "Celeb-real"]
     assert [record["group"] for record in tables["clean"][:5]] == groups
     assert len(tables["clean"]) == 2 * 2 * 5
-    assert len(tables["attacks"]) == 2 * 2 * 5 * 10
+    assert len(tables["attacks"]) == 2 * 2 * 5 * 15  # two attacks and the worst case, five epsilons each
     assert [count["group"] for count in tables["counts"]] == groups
 
 

@@ -83,7 +83,7 @@ def converged(evidence: Evidence) -> Gate:
         "converged", found <= permitted,
         f"{restarts} restarts of {steps} steps turn {found} of the {len(evidence.longer.wrong)} images nearest to it "
         f"that {budget.restarts} of {budget.steps} left ({permitted} allowed)",
-        "raise the steps and restarts of evaluate.attacks until this no longer changes",
+        "raise steps and restarts in evaluate.suites until this no longer changes",
     )
 
 
