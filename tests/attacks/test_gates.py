@@ -28,10 +28,10 @@ from torch import nn
 
 from robust.attacks.gates import GATES, PRECONDITIONS, Budget, run_gates
 from robust.attacks.gates.compare import allowed, gains_less, sampling_noise
-from robust.attacks.gates.evidence import Evidence
+from robust.attacks.gates.evidence import Attacked, Evidence
 from robust.attacks.gates.planted import Features, plant
 from robust.attacks.gates.preconditions import pixel_statistics
-from robust.attacks.gates.strength import round_away
+from robust.attacks.gates.strength import _not_weaker, round_away
 from robust.attacks.losses import cross_entropy_loss
 from robust.attacks.pgd import pgd
 from robust.attacks.threat import Linf
@@ -204,6 +204,17 @@ def test_a_weaker_loss_counts_if_it_is_sure_and_matters():
     assert not gains_less(strong + 0.2, strong, start)
     assert not gains_less(strong + 9 + 5, strong + 9 + 50, start)  # both are far beyond the boundary
     assert not gains_less(strong[:1] - 5, strong[:1], start[:1])  # one image is no evidence
+
+
+@pytest.mark.parametrize(("barely_lost", "passes"), [(0, True), (2, True), (3, False)])
+def test_images_that_are_lost_count_however_little_their_loss_differs(sample, net, barely_lost, passes):
+    evidence, start = Evidence(net, *sample, Budget(2)), torch.full((32,), -5.0)
+    strong = torch.linspace(-1, 1, 32)
+    weak = strong.clone()
+    weak[16 : 16 + barely_lost] = -0.001
+    evidence.clean, reference, attack = (Attacked(sample[0], loss, loss > 0) for loss in (start, strong, weak))
+    assert not gains_less(weak, strong, start)
+    assert _not_weaker("name", evidence, attack, reference, "so", "otherwise", "remedy").passed is passes
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 1, 2.5, 8])
