@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from robust.evaluation.attack_block import Cell
-from robust.evaluation.worst_case import WORST, label_of_worst
 from robust.evaluation.credibility import judge
+from robust.evaluation.worst_case import WORST, label_of_worst
 
 SCHEMA = 2
 TIMING = "timing"
