@@ -27,7 +27,7 @@ demo-long: setup  ## the same recipe with 3 hours of 2 cores
 
 test: setup $(REFERENCE)
 	$(BIN)/python -m tests.clips
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m tests.run $(ARGS)
 
 $(REFERENCE): requirements-reference.lock $(INSTALLED)
 	rm -rf .reference

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a real S3 server, started once a process, and a bucket of its own for each test."""
+"""Fixtures shared by all tests: a real S3 server, started once, and a bucket of its own for each test."""
 
 import secrets
 from pathlib import Path
@@ -8,12 +8,6 @@ import pytest
 from cluster.s3_server import S3Server
 from robust.config import StorageConfig
 from robust.storage import Storage
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two processes: tests with a Ray cluster, which mostly wait, in one, all others in the other."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("cluster" if item.get_closest_marker("cluster") else "in-process"))
 
 
 @pytest.fixture(scope="session")
