@@ -42,7 +42,8 @@ def config_file(tmp_path, videos, uri: str):
         "train": {"batch_size": 4, "workers": 2, "validation": {"max_images": 8, "steps": 2},
                   "baseline": {"epochs": 1}, "defended": {"epochs": 1, "attack": {"steps": 2}}},
         "tune": {"samples": 1, "epochs": 1, "grace_epochs": 1, "threat": {"max_images": 8, "steps": 2}},
-        "evaluate": {"epsilons": [1], "headline": ["pgd", 1], "suite": "tiny", "suites": {"tiny": {"pgd": {"steps": 2}}}, "bootstrap": 20, "gallery": 1},
+        "evaluate": {"epsilons": [1], "headline": ["pgd", 1], "suite": "tiny", "suites": {"tiny": {"pgd": {"steps": 2}}}, "bootstrap": 20, "gallery": 1,
+                     "gates": {"enabled": False}},  # a net of one epoch may be a constant, which gates refuse
     })
     path = tmp_path / "config.yaml"
     path.write_text(text)
@@ -69,7 +70,7 @@ def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
             verdicts = pool.submit(submit, "detect", f"detect.input={videos / 'fake'}", f"detect.output={tmp_path / 'verdicts'}")
             submit("evaluate")
             verdicts.result()
-        assert submit("pipeline").startswith("pipeline: report")
+        assert "Report: " in submit("pipeline")
 
     storage = Storage.from_config(s3)
     for stage in ("faces", "train", "tune", "evaluate"):
