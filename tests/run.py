@@ -1,4 +1,6 @@
-"""`make test`: two pytest processes, the tests with a Ray cluster (mostly waiting) and all others, side by side.
+"""`make test`: two pytest processes side by side, as tests with a Ray cluster mostly wait.
+
+One runs those with a cluster, the other all that need none and the one long test of `ray job submit`.
 
     python -m tests.run                     all tests
     python -m tests.run --last-failed       those that failed, with any of pytest's options that select nothing else
@@ -21,10 +23,10 @@ def main(options: list[str]) -> int:
         return subprocess.run(pytest(options)).returncode
     with tempfile.TemporaryFile() as output:
         # Each half remembers its own failures: one cache would keep those of the half that ends last.
-        in_process = pytest([*half("not cluster", "in-process"), *options])
+        in_process = pytest([*half("not cluster or submitted", "in-process"), *options])
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small nets: a second thread would only wait
         beside = subprocess.Popen(in_process, stdout=output, stderr=subprocess.STDOUT, env=one_thread)
-        codes = [subprocess.run(pytest([*half("cluster", "cluster"), *options])).returncode, beside.wait()]
+        codes = [subprocess.run(pytest([*half("cluster and not submitted", "cluster"), *options])).returncode, beside.wait()]
         output.seek(0)
         sys.stdout.flush()
         sys.stdout.buffer.write(output.read())
