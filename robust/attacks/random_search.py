@@ -1,4 +1,9 @@
-"""Black-box random search in the Linf ball: only logits are seen, so a hidden gradient does not stop it."""
+"""Black-box random search in the Linf ball for a few dozen queries: only logits are seen, so a hidden gradient does not
+stop it.
+
+Square (square.py) is the one for thousands of queries: its colours are drawn channel by channel and its squares shrink on
+that schedule. With the 30 queries of the gates it misses the masked detector of tests/attacks/test_gates.py that this finds.
+"""
 
 import torch
 from torch import Tensor, nn
