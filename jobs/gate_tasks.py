@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
+import ray
+
+from jobs.candidates import Candidate, load_model
+from jobs.task_pool import device_of, remote, require_resources
 
 from robust.config import Config
 from robust.evaluation import blocks, credibility
@@ -37,13 +41,22 @@ def read_or_run(config: Config, storage: Storage, candidates: Sequence, status: 
     return [{"model": candidate.name, **gate} for candidate in candidates for gate in storage.read_json(keys[candidate])["gates"]]
 
 
-def measure(config: Config, storage: Storage, model, card: dict, sample: Sample, cell: Cell, key: str, *, device: str) -> None:
-    """Runs the gates on one model that is loaded, and keeps their outcome."""
+def run_gate_tasks(config: Config, storage: Storage, jobs: Sequence[tuple]) -> None:
+    """Runs `gates_task` for each job over the cluster."""
+    if jobs:
+        require_resources(config)
+        ray.get([remote(config, gates_task).remote(config, storage, *job) for job in jobs])
+
+
+def gates_task(config: Config, storage: Storage, candidate: Candidate, sample: Sample, cell: Cell, key: str) -> None:
+    """Runs the gates on one model and keeps their outcome."""
     began = time.monotonic()
+    device = device_of(config)
+    model = load_model(candidate.storage, candidate.key, candidate.sha256, device)
     parts = [blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=sample.frames)
              for block in sample.blocks]
     crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     chosen = credibility.choose_crops(crops, sample.images)
     labels = crops.column("label").to_numpy()[chosen]
-    gates = credibility.gates_on_crops(model, pixels[chosen], labels, cell, seed=config.run.seed, card=card, device=device)
+    gates = credibility.gates_on_crops(model, pixels[chosen], labels, cell, seed=config.run.seed, card=candidate.card, device=device)
     storage.write_json(key, {"gates": gates, "images": len(chosen), "seconds": round(time.monotonic() - began, 1)})

@@ -26,7 +26,7 @@ from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, p
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.eventlog import EventLog
-from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint, weights_blob
+from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
 from robust.training.loop import Place

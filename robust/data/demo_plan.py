@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from robust.data.demo_sources import Clip, Person
+from robust.data.demo_sources import Person
 from robust.errors import UserError
 
 TEST_SHARE, VAL_SHARE = 0.3, 0.15  # of the people outside shoots

@@ -19,6 +19,8 @@ from robust.data.shards import decode_image, read_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell, block_hash
 
+SPLIT = "test"
+"""The split that is evaluated."""
 CROP_COLUMNS = ("video_id", "frame_index", "label", "method", "identities", "image")
 RESULT_COLUMNS = ("video_id", "frame_index", "label", "method", "identities")
 

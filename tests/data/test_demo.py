@@ -16,7 +16,7 @@ from robust.data import demo
 from robust.data.demo import make_demo
 from robust.data.demo_footage import Footage, Portrait, camera_path, film_portrait, read_clip, read_portrait
 from robust.data.demo_plan import plan_demo, takes_of
-from robust.data.demo_sources import Clip, people
+from robust.data.demo_sources import people
 from robust.data.face_swap import TEMPLATE, transform
 from robust.data.fetch import PACKAGES, safe_member_path
 from robust.data.h264 import decode_h264, encode_h264

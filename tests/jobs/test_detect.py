@@ -10,7 +10,6 @@ from PIL import Image
 
 import jobs.detect as job
 from jobs.cli import run_job
-from robust.config import StorageConfig
 from robust.data import faces
 from robust.data.faces import Face
 from robust.models.checkpoint import save_checkpoint

@@ -10,7 +10,9 @@ from torch import nn
 
 import jobs.evaluate as job
 from cluster.local import LocalCluster
+from jobs import block_tasks, candidates, gate_tasks
 from jobs.cli import run_job
+from jobs.task_pool import require_resources
 from robust.config import dump_yaml, parse
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
@@ -106,12 +108,12 @@ def by_hand(monkeypatch):
 
 
 def one_by_one(config, storage, tasks):
-    return sum(job.attack_task(config, storage, task) for task in reversed(tasks))
+    return sum(block_tasks.run_task(config, storage, task) for task in reversed(tasks))
 
 
 def gates_one_by_one(config, storage, tasks):
     for task in tasks:
-        job.gates_task(config, storage, *task)
+        gate_tasks.gates_task(config, storage, *task)
 
 
 def summary_of(folder):
@@ -181,8 +183,9 @@ class MaskedGradient(nn.Module):
 
 
 def test_a_failed_gate_means_exit_code_3_no_headline_and_a_report(folder, by_hand, monkeypatch, tmp_path, capfd):
-    load = job.load_model.__wrapped__
-    monkeypatch.setattr(job, "load_model", lambda *where: MaskedGradient(load(*where)))
+    load = candidates.load_model.__wrapped__
+    for tasks in (block_tasks, gate_tasks):
+        monkeypatch.setattr(tasks, "load_model", lambda *where: MaskedGradient(load(*where)))
     config = config_of(folder, epsilons=[2], headline=["pgd", 2], bootstrap=10)
     (tmp_path / "config.yaml").write_text(dump_yaml(config))
     for _ in range(2):  # the second finds every result, and refuses again
@@ -190,8 +193,8 @@ def test_a_failed_gate_means_exit_code_3_no_headline_and_a_report(folder, by_han
         told = capfd.readouterr().err.splitlines()[-1]
         assert code == 3
         assert told.startswith("evaluate: NOT CREDIBLE: input_gradients (baseline), input_gradients (defended). input_gradients: 100 %")
-        monkeypatch.setattr(job, "gates_task", None)
-        monkeypatch.setattr(job, "attack_task", None)
+        monkeypatch.setattr(gate_tasks, "gates_task", None)
+        monkeypatch.setattr(block_tasks, "run_task", None)
     summary = summary_of(folder)
     assert summary["headline"] is None and summary["verdict"]["credible"] is False
     assert len(summary["gates"]) == 2 * 4 and len(summary["under_attack"]) > 0
@@ -204,7 +207,7 @@ def test_a_failed_gate_means_exit_code_3_no_headline_and_a_report(folder, by_han
 
 
 def test_gates_can_be_left_out(folder, by_hand, monkeypatch):
-    monkeypatch.setattr(job, "gates_task", None)
+    monkeypatch.setattr(gate_tasks, "gates_task", None)
     config = config_of(folder, epsilons=[0.5], bootstrap=10, gates={"enabled": False})
     result = job.evaluate(config, Storage.from_config(config.storage))
     assert result["credible"] is None and result["headline"] is not None
@@ -215,15 +218,15 @@ def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):
     config = config_of(folder, epsilons=[0.5], bootstrap=10)
     storage = Storage.from_config(config.storage)
     job.evaluate(config, storage)
-    candidates = job.find_candidates(config, storage)
-    changed = job.Candidate("defended", candidates[1].storage, candidates[1].key, {**candidates[1].card, "sha256": "0" * 64})
+    first, second = job.find_candidates(config, storage)
+    changed = candidates.Candidate("defended", second.storage, second.key, {**second.card, "sha256": "0" * 64})
     plan = blocks.plan_blocks(read_status(storage, RUN), split="test", block_size=10)
     cells = attack_block.cells(config.evaluate)
-    assert job.missing_tasks(config, storage, candidates, plan, cells) == []
-    tasks = job.missing_tasks(config, storage, [candidates[0], changed], plan, cells)
-    assert sum(len(task.cells) for task in tasks) == len(plan) * len(cells)
+    assert job.missing_tasks(config, storage, [first, second], plan, job.attack_crops, cells) == []
+    tasks = job.missing_tasks(config, storage, [first, changed], plan, job.attack_crops, cells)
+    assert sum(len(task.items) for task in tasks) == len(plan) * len(cells)
     with pytest.raises(UserError, match="changed while"):
-        job.attack_task(config, storage, tasks[0])
+        block_tasks.run_task(config, storage, tasks[0])
 
 
 def test_more_checkpoints_stand_beside_the_runs_own(folder, by_hand):
@@ -254,6 +257,6 @@ def test_what_is_missing_is_said(folder, tmp_path, by_hand):
 @pytest.mark.cluster
 def test_a_cluster_that_is_too_small_is_an_error_not_a_wait(folder, small_ray):
     with pytest.raises(UserError, match="evaluate.gpus_per_task=1"):
-        job.require_resources(config_of(folder, gpus_per_task=1))
+        require_resources(config_of(folder, gpus_per_task=1))
     with pytest.raises(UserError, match="evaluate.cpus_per_task=64"):
-        job.require_resources(config_of(folder, cpus_per_task=64))
+        require_resources(config_of(folder, cpus_per_task=64))

@@ -1,0 +1,112 @@
+"""Measurements on the test crops, block by block over the cluster; each finished block is kept in storage.
+
+A measurement is a function of a model and some crops, and is run once for each of its items (an attack at one epsilon).
+The cut into blocks never depends on the cluster, so any number of machines gives the same results, and a job that was
+stopped goes on with the blocks that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import ray
+from torch import nn
+
+from jobs.candidates import Candidate, load_model
+from jobs.progress import Progress
+from jobs.task_pool import device_of, remote, require_resources
+from robust.config import Config
+from robust.evaluation import blocks
+from robust.evaluation.attack_block import Cell
+from robust.evaluation.blocks import Block
+from robust.storage import Storage
+
+READ_THREADS = 8
+Item = Cell
+"""What a measurement is run for: a frozen dataclass, whose fields name the result."""
+Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
+"""measure(model, crops, pixels, item, config, device) -> one row a crop; a function of a module, as tasks import it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One block on one model, for the items that have no result yet; `results` are the keys to write."""
+
+    candidate: Candidate
+    block: Block
+    measure: Measure
+    items: tuple[Item, ...]
+    results: tuple[str, ...]
+
+
+def missing_tasks(
+    config: Config, storage: Storage, candidates: Sequence[Candidate], plan: Sequence[Block], measure: Measure, items: Sequence[Item]
+) -> list[Task]:
+    """What has no result in storage yet."""
+    done = set(storage.list(_prefix(config)))
+    tasks = []
+    for candidate in candidates:
+        for block in plan:
+            keys = {item: result_key(config, candidate, block, item) for item in items}
+            missing = {item: key for item, key in keys.items() if key not in done}
+            if missing:
+                tasks.append(Task(candidate, block, measure, tuple(missing), tuple(missing.values())))
+    return tasks
+
+
+def _prefix(config: Config) -> str:
+    return f"{config.run.name}/evaluate/blocks"
+
+
+def result_key(config: Config, candidate: Candidate, block: Block, item: Item) -> str:
+    """Where the result of one block for one item is kept; models are told apart by their weights, not by their names."""
+    name = blocks.result_name(block, item, model=candidate.sha256, batch_size=config.evaluate.batch_size, seed=config.run.seed)
+    return f"{_prefix(config)}/{name}.parquet"
+
+
+def run_tasks(config: Config, storage: Storage, tasks: Sequence[Task], *, unit: str = "attacked crops") -> float:
+    """Runs the tasks over the cluster; returns the seconds that they took, summed over tasks."""
+    if not tasks:
+        return 0.0
+    require_resources(config)
+    total = sum(task.block.crops * len(task.items) for task in tasks)
+    waiting = {remote(config, run_task).remote(config, storage, task): task for task in tasks}
+    seconds = 0.0
+    with Progress("evaluate", total=total, unit=unit) as progress:
+        while waiting:
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            seconds += ray.get(ready)
+            task = waiting.pop(ready)
+            progress.advance(task.block.crops * len(task.items), note=task.candidate.name)
+    return round(seconds, 1)
+
+
+def run_task(config: Config, storage: Storage, task: Task) -> float:
+    """Measures one block for each missing item and keeps each result as soon as it is there; returns the seconds."""
+    began = time.monotonic()
+    device = device_of(config)
+    model = load_model(task.candidate.storage, task.candidate.key, task.candidate.sha256, device)
+    crops, pixels = blocks.read_block(storage, config.run.name, task.block, size=model.input_size,
+                                      max_frames=config.evaluate.frames_per_video)
+    for item, key in zip(task.items, task.results, strict=True):
+        storage.write_table(key, task.measure(model, crops, pixels, item, config, device))
+    return time.monotonic() - began
+
+
+def collect(
+    config: Config, storage: Storage, candidates: Sequence[Candidate], plan: Sequence[Block], items: Sequence[Item]
+) -> Iterator[tuple[Candidate, Item, pa.Table]]:
+    """All kept results, in order."""
+    wanted = [(candidate, block, item) for candidate in candidates for block in plan for item in items]
+
+    def read(one):
+        candidate, block, item = one
+        return candidate, item, storage.read_table(result_key(config, candidate, block, item))
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        yield from pool.map(read, wanted)

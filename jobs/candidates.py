@@ -1,0 +1,58 @@
+"""The checkpoints that an evaluation looks at: where they lie, and how a task loads one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+
+from robust.config import Config, StorageConfig
+from robust.errors import UserError
+from robust.models.checkpoint import load_checkpoint
+from robust.storage import Storage
+
+OWN_MODELS = ("baseline", "defended")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A checkpoint to evaluate: its name in the report and where it lies."""
+
+    name: str
+    storage: StorageConfig
+    key: str
+    card: dict = dataclasses.field(hash=False)
+
+    @property
+    def sha256(self) -> str:
+        return self.card["sha256"]
+
+
+def find_candidates(config: Config, storage: Storage) -> list[Candidate]:
+    """The run's own models, the baseline first, then those of evaluate.checkpoints."""
+    places = [(name, config.storage, f"{config.run.name}/train/{name}") for name in OWN_MODELS]
+    places = [place for place in places if storage.exists(f"{place[2]}/card.json")]
+    for name, uri in config.evaluate.checkpoints.items():
+        if name in OWN_MODELS:
+            raise UserError(f"evaluate.checkpoints.{name}: {name} is the name of the run's own model; choose another")
+        root, slash, folder = uri.rstrip("/").rpartition("/")
+        places.append((name, config.storage.model_copy(update={"uri": root or slash or "."}), folder))
+    if not places:
+        raise UserError(f"run {config.run.name} has no trained model and evaluate.checkpoints names none; run jobs.train first")
+    return [_candidate(*place) for place in places]
+
+
+def _candidate(name: str, storage: StorageConfig, key: str) -> Candidate:
+    place = Storage.from_config(storage)
+    _, card = load_checkpoint(place, key)  # a damaged one is told now, not from a task
+    return Candidate(name, storage.model_copy(update={"uri": place.uri()}), key, card)  # tasks run in other folders
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(storage: StorageConfig, key: str, sha256: str, device: str) -> torch.nn.Module:
+    """The checkpoint in eval mode; a worker process keeps the last one, as its next task is mostly of the same model."""
+    model, card = load_checkpoint(Storage.from_config(storage), key)
+    if card["sha256"] != sha256:
+        raise UserError(f"checkpoint {key} changed while it was being evaluated; run jobs.evaluate again")
+    return model.to(device, memory_format=torch.channels_last).eval()
