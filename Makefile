@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 REFERENCE := .reference/.installed
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 
-.PHONY: setup demo demo-long test bench reference lock clean
+.PHONY: setup demo demo-long test test-faults bench reference lock clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,10 @@ demo-long: setup  ## the same recipe with 3 hours of 2 cores
 test: setup $(REFERENCE)
 	$(BIN)/python -m tests.clips
 	$(BIN)/python -m tests.run $(ARGS)
+
+test-faults: setup  ## the tests that kill workers, nodes and servers; CI runs them too
+	$(BIN)/python -m tests.clips
+	$(BIN)/python -m tests.run --faults $(ARGS)
 
 $(REFERENCE): requirements-reference.lock $(INSTALLED)
 	rm -rf .reference

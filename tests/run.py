@@ -1,12 +1,13 @@
-"""`make test`: two pytest processes side by side, as tests with a Ray cluster mostly wait.
+"""`make test` and `make test-faults`: pytest in processes of its own.
 
-One runs those with a cluster, the other all that need none and the one long test of `ray job submit`.
-
-    python -m tests.run                     all tests
+    python -m tests.run                     all tests but those that kill something
+    python -m tests.run --faults            those that kill workers, nodes or servers on purpose, one after another
     python -m tests.run --last-failed       those that failed, with any of pytest's options that select nothing else
     python -m tests.run -m 'not cluster'    with -m or paths: plain pytest
 
-The cluster's half is shown while it runs, the other half after it. Exit code 0 only if both passed.
+Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those, the other with all that
+need no cluster and the one long test of `ray job submit`. The first is shown while it runs, the other after it. Exit code 0
+only if both passed.
 """
 
 import os
@@ -21,12 +22,16 @@ NO_TESTS = 5
 def main(options: list[str]) -> int:
     if any(option == "-m" or not option.startswith("-") for option in options):
         return subprocess.run(pytest(options)).returncode
+    if "--faults" in options:
+        options.remove("--faults")
+        return subprocess.run(pytest([*part("fault", "faults"), *options])).returncode
     with tempfile.TemporaryFile() as output:
         # Each half remembers its own failures: one cache would keep those of the half that ends last.
-        in_process = pytest([*half("not cluster or submitted", "in-process"), *options])
+        in_process = pytest([*part("(not cluster or submitted) and not fault", "in-process"), *options])
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small nets: a second thread would only wait
         beside = subprocess.Popen(in_process, stdout=output, stderr=subprocess.STDOUT, env=one_thread)
-        codes = [subprocess.run(pytest([*half("cluster and not submitted", "cluster"), *options])).returncode, beside.wait()]
+        cluster = pytest([*part("cluster and not submitted and not fault", "cluster"), *options])
+        codes = [subprocess.run(cluster).returncode, beside.wait()]
         output.seek(0)
         sys.stdout.flush()
         sys.stdout.buffer.write(output.read())
@@ -36,7 +41,7 @@ def main(options: list[str]) -> int:
     return next((code for code in codes if code not in (0, NO_TESTS)), 0)
 
 
-def half(marker: str, cache: str) -> list[str]:
+def part(marker: str, cache: str) -> list[str]:
     return ["-m", marker, "-o", f"cache_dir=.pytest_cache/{cache}"]
 
 
