@@ -22,7 +22,7 @@ from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
-from robust.config import Config, RecipeConfig, ValidationConfig, fingerprint, parse, science
+from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig, fingerprint, parse, science
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.eventlog import EventLog
@@ -35,6 +35,8 @@ from robust.training.state import save_state
 from robust.version import code_version
 
 PROGRESS = "progress.json"
+SCORES = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}
+"""What a checkpoint is ranked by, for each `select_by`."""
 SECTIONS = ("data", "extract", "model", "augment")
 
 
@@ -94,7 +96,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     require_crops(config, storage)
     require_resources(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker})
     filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
-    score = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}[settings.select_by]
+    score = score_of(plan.recipe, settings)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "model": plan.name, "recipe": plan.recipe.model_dump(mode="json")},
@@ -113,6 +115,11 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
         result = trainer.fit()
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)
+
+
+def score_of(recipe: RecipeConfig, settings: TrainConfig) -> str:
+    """The reported metric by which the best checkpoint is chosen; a recipe's own choice goes first."""
+    return SCORES[recipe.select_by or settings.select_by]
 
 
 def _poll(storage: Storage, config: Config, plan: Plan):

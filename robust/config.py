@@ -139,6 +139,9 @@ class AugmentConfig(Section):
     flip_probability: Share = Field(0.5, description="share of crops mirrored")
 
 
+SelectBy = Literal["auc", "robust_auc", "last"]
+
+
 class AttackConfig(Section):
     norm: Literal["linf", "l2"] = Field("linf", description="the ball")
     epsilon: Epsilon = Field(0.5, description="radius in 0-255 units; 0: no attack")
@@ -167,6 +170,7 @@ class RecipeConfig(Section):
     learning_rate: float | None = Field(None, gt=0, description="null: train.learning_rate")
     activation: Activation | None = Field(None, description="swap every ReLU for this smooth one; null: model.activation")
     init_from: str | None = Field(None, description="start from this model of the run (baseline); null: model.weights")
+    select_by: SelectBy | None = Field(None, description="validation figure of the best checkpoint; null: train.select_by")
 
 
 class ValidationConfig(Section):
@@ -190,7 +194,7 @@ class TrainConfig(Section):
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
-    select_by: Literal["auc", "robust_auc", "last"] = Field("auc", description="validation figure of the best checkpoint")
+    select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
     validation: ValidationConfig = ValidationConfig()
     baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
     defended: RecipeConfig = RecipeConfig(epochs=50, lipschitz=LipschitzConfig(weight=9.3e-4))

@@ -220,6 +220,12 @@ def searched(folder, **winner):
     return config, storage, training.scored
 
 
+def test_a_models_own_choice_of_the_best_checkpoint_goes_first(tmp_path):
+    settings = config_of(tmp_path, train={"select_by": "last", "defended": {"select_by": "robust_auc"}}).train
+    assert job.score_of(settings.baseline, settings) == "epoch"
+    assert job.score_of(settings.defended, settings) == "robust_auc"
+
+
 def test_the_winner_of_the_search_is_taken_over_without_a_step(tmp_path, monkeypatch):
     config, storage, network = searched(tmp_path)
     forbid_training(monkeypatch)
