@@ -2,7 +2,7 @@
 
     python -m benchmarks.attack_reference [--strong] [--checkpoint FOLDER --faces FACES.npz] [--json FILE]
 
-PGD of ours, torchattacks and foolbox; with --strong, also APGD, the minimal-norm attacks and Square.
+PGD of ours, torchattacks and foolbox; with --strong, also APGD, the minimal-norm attacks, Square and ART's.
 
 Without a checkpoint the model is a small one with batch normalisation, trained here in seconds. A checkpoint is a
 folder with model.safetensors and card.json; its faces are an .npz with x (N, 3, H, W) float32 in [0, 1] and y (N,).
@@ -28,7 +28,10 @@ from robust.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("ours", "torchattacks", "foolbox")
-STRONG = ("ours APGD", "ours FMN", "ours Square", "torchattacks APGD", "torchattacks FAB", "torchattacks Square")
+STRONG = (
+    "ours APGD", "ours FMN", "ours Square", "torchattacks APGD", "torchattacks FAB", "torchattacks Square",
+    "foolbox DeepFool", "ART PGD", "ART APGD",
+)
 EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 
 

@@ -1,4 +1,4 @@
-"""Runs attacks of ours, torchattacks and foolbox on one model and the same images, in a process of its own.
+"""Runs attacks of ours, torchattacks, foolbox and ART on one model and the same images, in a process of its own.
 
 The libraries lie in a folder apart, .reference (see requirements-reference.in), which only this process has on its
 path. `attack_reference.py` starts it and keeps the score. Files are safetensors, JSON and plain .npz: no pickles.
@@ -14,6 +14,8 @@ import foolbox
 import numpy as np
 import torch
 import torchattacks
+from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescentPyTorch
+from art.estimators.classification import PyTorchClassifier
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -101,6 +103,39 @@ def run_torchattacks_square(
     return torchattacks.Square(TwoLogits(model).eval(), eps=epsilon, n_queries=queries, seed=seed)(x, y)
 
 
+def run_foolbox_deepfool(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    attack = foolbox.attacks.LinfDeepFoolAttack(steps=steps)
+    wrapped = foolbox.PyTorchModel(TwoLogits(model).eval(), bounds=(0, 1), device=x.device)
+    return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilon)[1]
+
+
+def run_art_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    np.random.seed(seed)
+    attack = ProjectedGradientDescentPyTorch(
+        art_classifier(model, x), eps=epsilon, eps_step=step_size, max_iter=steps, num_random_init=1, verbose=False)
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def run_art_apgd(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    np.random.seed(seed)
+    # Its DLR loss needs a third class. The first step is 2 epsilon, as in the paper.
+    attack = AutoProjectedGradientDescent(
+        art_classifier(model, x), eps=epsilon, eps_step=2 * epsilon, max_iter=steps, nb_random_init=1,
+        loss_type="cross_entropy", batch_size=len(x), verbose=False)
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def art_classifier(model: nn.Module, x: Tensor) -> PyTorchClassifier:
+    return PyTorchClassifier(
+        TwoLogits(model).eval(), nn.CrossEntropyLoss(), tuple(x.shape[1:]), nb_classes=2, clip_values=(0.0, 1.0), device_type="cpu")
+
+
 ATTACKS = {
     "ours": run_ours,
     "torchattacks": run_torchattacks,
@@ -111,6 +146,9 @@ ATTACKS = {
     "torchattacks APGD": run_torchattacks_apgd,
     "torchattacks FAB": run_torchattacks_fab,
     "torchattacks Square": run_torchattacks_square,
+    "foolbox DeepFool": run_foolbox_deepfool,
+    "ART PGD": run_art_pgd,
+    "ART APGD": run_art_apgd,
 }
 
 
