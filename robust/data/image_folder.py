@@ -59,7 +59,7 @@ def import_images(storage, config: Config) -> pa.Table:
 
 def note_of(videos: Iterable[Mapping]) -> str:
     """What the report says of the intervals where identities are not known; "" where all are."""
-    alone = sum(any(person.startswith(ALONE) for person in video["identities"]) for video in videos)
+    alone = sum(any(person.startswith(ALONE) for person in video["identities"]) for video in videos if video["frames_found"])
     if not alone:
         return ""
     return (f"The people in {alone} images or sub-folders of images are not known (no {IDENTITIES}), so the intervals take each for a person of its own: "
