@@ -1,7 +1,8 @@
 """TorchScript's instructions that a file may use: arithmetic on tensors, numbers, lists and shapes.
 
 The list is what tracing, scripting and freezing 31 classifiers of timm 1.0.31 and torchvision 0.29 gave, and their near
-relatives. None opens a file or a connection, starts a thread, prints, changes the module or calls Python.
+relatives. None opens a file or a connection, starts a thread, changes the module or calls Python; `warn` and
+`RaiseException` can show a text of the file.
 """
 
 _ATEN = """
