@@ -229,14 +229,67 @@ def test_a_hostile_torchscript_file_runs_nothing(tmp_path, hostile, told):
     assert not path.exists()
 
 
-def test_the_check_of_instructions_stands_behind_that_of_names(tmp_path):
-    """Were the names let through, the compiled graph would still give it away before it is run."""
+class HasProperty(Saves):
+    @property
+    def mode(self) -> int:
+        torch.save(torch.zeros(1), self.path)
+        return 1
+
+    def forward(self, x):
+        return x.mean((1, 2, 3)) + self.mode
+
+
+class HasLength(Saves):
+    @torch.jit.export
+    def __len__(self) -> int:
+        torch.save(torch.zeros(1), self.path)
+        return 1
+
+    def forward(self, x):
+        return x.mean((1, 2, 3))
+
+
+class Inner(Saves):
+    def forward(self, x):
+        torch.save(x, self.path)
+        return x
+
+
+class InChild(nn.Module):
+    def __init__(self, path: str):
+        super().__init__()
+        self.children_of_it = nn.ModuleList([nn.Sequential(nn.Identity(), Inner(path))])
+
+    def forward(self, x):
+        for child in self.children_of_it:
+            if x.shape[0] > 1:
+                x = child(x)
+        return x.mean((1, 2, 3))
+
+
+def hooked(path: str) -> nn.Module:
+    def hook(self, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        torch.save(given[0], "hook")
+        return given
+
+    model = nn.Flatten()
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+@pytest.mark.parametrize("hostile, told", [
+    (Saves, "aten::save"), (HasProperty, "aten::save"), (HasLength, "aten::save"), (InChild, "aten::save"), (hooked, "has hooks")])
+def test_the_check_of_instructions_stands_behind_that_of_names(tmp_path, hostile, told):
+    """Were the names let through, the compiled graphs would still give it away before anything is run."""
     from robust.models.foreign.torchscript import require_arithmetic
 
-    script = torch.jit.load(io.BytesIO(torchscript(Saves(str(tmp_path / "written")), how="script")))
-    with pytest.raises(UserError, match="aten::save"):
+    path = tmp_path / "written"
+    content = torchscript(hostile(str(path)), how="script")
+    path.unlink(missing_ok=True)  # scripting reads the property
+    script = torch.jit.load(io.BytesIO(content))
+    with pytest.raises(UserError, match=told):
         require_arithmetic(script, WHERE)
-    assert not (tmp_path / "written").exists()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("source, told", [
