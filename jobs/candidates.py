@@ -7,9 +7,10 @@ import functools
 
 import torch
 
-from robust.config import Config, StorageConfig
+from robust.config import AuditedModelConfig, Config, StorageConfig
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
+from robust.models.foreign.kept import is_foreign, keep_foreign, load_kept
 from robust.storage import Storage
 
 OWN_MODELS = ("baseline", "defended")
@@ -30,7 +31,7 @@ class Candidate:
 
 
 def find_candidates(config: Config, storage: Storage) -> list[Candidate]:
-    """The run's own models, the baseline first, then those of evaluate.checkpoints."""
+    """The run's own models, the baseline first, then those of evaluate.checkpoints and evaluate.models."""
     places = [(name, config.storage, f"{config.run.name}/train/{name}") for name in OWN_MODELS]
     places = [place for place in places if storage.exists(f"{place[2]}/card.json")]
     for name, uri in config.evaluate.checkpoints.items():
@@ -38,9 +39,16 @@ def find_candidates(config: Config, storage: Storage) -> list[Candidate]:
             raise UserError(f"evaluate.checkpoints.{name}: {name} is the name of the run's own model; choose another")
         root, slash, folder = uri.rstrip("/").rpartition("/")
         places.append((name, config.storage.model_copy(update={"uri": root or slash or "."}), folder))
-    if not places:
-        raise UserError(f"run {config.run.name} has no trained model and evaluate.checkpoints names none; run jobs.train first")
-    return [_candidate(*place) for place in places]
+    if taken := config.evaluate.models.keys() & {place[0] for place in places}:
+        raise UserError(f"evaluate.models.{min(taken)}: {min(taken)} is the name of another model of this evaluation; choose another")
+    if not places and not config.evaluate.models:
+        raise UserError(f"run {config.run.name} has no trained model, and evaluate.checkpoints and evaluate.models name none; run jobs.train first")
+    return [_candidate(*place) for place in places] + [_foreign(config, storage, *named) for named in config.evaluate.models.items()]
+
+
+def _foreign(config: Config, storage: Storage, name: str, spec: AuditedModelConfig) -> Candidate:
+    key, card = keep_foreign(storage, f"{config.run.name}/evaluate/models", name, spec)
+    return Candidate(name, config.storage.model_copy(update={"uri": storage.uri()}), key, card)
 
 
 def _candidate(name: str, storage: StorageConfig, key: str) -> Candidate:
@@ -52,7 +60,8 @@ def _candidate(name: str, storage: StorageConfig, key: str) -> Candidate:
 @functools.lru_cache(maxsize=1)
 def load_model(storage: StorageConfig, key: str, sha256: str, device: str) -> torch.nn.Module:
     """The checkpoint in eval mode; a worker process keeps the last one, as its next task is mostly of the same model."""
-    model, card = load_checkpoint(Storage.from_config(storage), key)
+    place = Storage.from_config(storage)
+    model, card = load_kept(place, key) if is_foreign(place, key) else load_checkpoint(place, key)
     if card["sha256"] != sha256:
         raise UserError(f"checkpoint {key} changed while it was being evaluated; run jobs.evaluate again")
     return model.to(device, memory_format=torch.channels_last).eval()

@@ -30,6 +30,7 @@ from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
 from robust.config import Config, fingerprint, science
+from robust.data import image_folder
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.evaluation import attack_block, blocks, gallery
@@ -58,13 +59,13 @@ def evaluate(config: Config, storage: Storage) -> dict:
         UserError: no checkpoint, no test crops, a checkpoint that cannot be read, or a cluster that is too small.
     """
     began = time.monotonic()
-    status = read_status(storage, config.run.name)
+    status = image_folder.import_images(storage, config) if config.evaluate.images else read_status(storage, config.run.name)
     candidates = find_candidates(config, storage)
     cells = attack_block.cells(config.evaluate)
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size,
                               max_frames=config.evaluate.frames_per_video)
     if not plan:
-        raise UserError(f"run {config.run.name} has no face crops of the {SPLIT} split; run jobs.extract first, or see data.splits")
+        raise UserError(f"run {config.run.name} has no face crops of the {SPLIT} split; run jobs.extract first (or see evaluate.images, data.splits)")
     tasks = missing_tasks(config, storage, candidates, plan, attack_crops, cells)
     attack_seconds = run_tasks(config, storage, tasks)
     predictions = check_predictions(pa.concat_tables(
@@ -127,7 +128,8 @@ def count_videos(status: pa.Table) -> dict:
     """Videos of the test split by status, and the list of those without any face crop."""
     videos = [row for row in status.to_pylist() if row["split"] == SPLIT]
     skipped = [{name: row[name] for name in ("video_id", "status", "reason")} for row in videos if row["frames_found"] == 0]
-    return {"videos": dict(sorted(Counter(row["status"] for row in videos).items())), "skipped": skipped}
+    counts = dict(sorted(Counter(row["status"] for row in videos).items()))
+    return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos)}
 
 
 def publish(

@@ -25,6 +25,7 @@ PIXEL = 1.0 / 255.0
 Epsilon = Annotated[float, Field(ge=0, le=255)]
 Activation = Literal["relu", "silu", "gelu", "softplus"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -238,6 +239,33 @@ def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttac
     return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
 
+class AuditedModelConfig(Section):
+    """A model that was not trained here. What goes into it and what comes out has no default: a wrong guess would look like a result."""
+
+    kind: Literal["torchscript", "onnx", "timm"] = Field(description="what the file is")
+    path: str = resource(description="the file: .pt of torch.jit.save, .onnx, or a timm model's .safetensors or .pth; s3:// as well")
+    name: str | None = Field(None, description="of kind timm: the name of the architecture")
+    input_size: int = Field(ge=16, le=2048, description="height and width of its input, pixels")
+    mean: tuple[float, float, float] | Literal["none"] = Field(description="subtracted from its input, in its own channel order; none: it does so itself")
+    std: tuple[Positive, Positive, Positive] | Literal["none"] = Field(description="then divided by; none: it does so itself")
+    value_range: tuple[float, float] = Field((0, 1), description="black and white as it takes them, before mean and std: [0, 1], [0, 255], [-1, 1]")
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="the order of its colours")
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="the order of its axes; nhwc as of TensorFlow")
+    output: Literal["logit", "two_logits", "probability", "two_probabilities"] = Field(description="what it gives for an image")
+    fake_index: Literal[0, 1] = Field(1, description="which of two outputs is fake; of one output: 1 if it is high for fake, 0 if high for real")
+    threshold: float = Field(0.5, gt=0, lt=1, description="probability of fake from which on it says fake: becomes logit 0")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AuditedModelConfig:
+        if (self.kind == "timm") != (self.name is not None):
+            raise ValueError("evaluate.models.*.name: kind timm needs the name of its architecture, and the other kinds have none")
+        if (self.mean == "none") != (self.std == "none"):
+            raise ValueError("evaluate.models.*.mean, std: give both, or none for both")
+        if self.value_range[0] >= self.value_range[1]:
+            raise ValueError("evaluate.models.*.value_range: must be [black, white] with black below white")
+        return self
+
+
 class EvaluateConfig(Section):
     epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
     suite: str = Field("quick", description="which of the suites below attacks the models")
@@ -251,6 +279,8 @@ class EvaluateConfig(Section):
     )
     gates: GatesConfig = GatesConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
+    models: dict[Name, AuditedModelConfig] = resource({}, description="models of other origin by name, see docs/audit.md")
+    images: str | None = resource(None, description="a folder of face crops (real/, fake/) to evaluate on instead of videos; null: the run's")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")
     batch_size: int = Field(32, ge=1, description="crops attacked at once")
@@ -415,6 +445,14 @@ def parse(tree: dict) -> Config:
     """Validates a plain dict; all errors at once, each with its key."""
     try:
         return Config.model_validate(_numbers(tree))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def parse_section(section: type[Section], tree: dict) -> Any:
+    """One section from a plain dict that was kept elsewhere."""
+    try:
+        return section.model_validate(_numbers(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
 

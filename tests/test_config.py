@@ -200,3 +200,25 @@ def test_a_runs_identity_is_its_science_not_its_machines():
     assert fingerprint(changed, ("model",)) == fingerprint(config, ("model",))
     assert "train.defended.attack.epsilon: 0.5 -> 2.0" in differences(config, changed)
     assert fingerprint(parse({"run": {"seed": 1}}), ("model",)) != fingerprint(config, ("model",))
+
+
+MODEL = "{kind: onnx, path: m.onnx, input_size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], output: two_logits}"
+
+
+def test_a_model_to_audit_can_be_named_on_the_command_line():
+    config = load_config(DEFAULTS, [f"evaluate.models.mine={MODEL}", "evaluate.models.other={kind: timm, name: resnet18, path: w, input_size: 64, "
+                                                                     "mean: none, std: none, output: logit, value_range: [-1, 1]}"])
+    assert config.evaluate.models["mine"].mean == (0.485, 0.456, 0.406) and config.evaluate.models["other"].mean == "none"
+    assert differences(config, Config()) == []
+    assert parse(yaml.safe_load(dump_yaml(config))) == config
+
+
+@pytest.mark.parametrize("change, told", [
+    ("mean: none", "mean, std: give both, or none"), ("kind: timm", "kind timm needs the name"), ("name: resnet18", "kind timm needs the name"),
+    ("value_range: [1, 0]", "black below white"), ("output: scores", "evaluate.models.mine.output"), ("size: 3", "evaluate.models.mine.size: unknown key"),
+    ("std: [0, 1, 1]", "evaluate.models.mine.std"),
+])
+def test_what_is_wrong_with_a_model_to_audit_is_told(change, told):
+    settings = {**yaml.safe_load(MODEL), **yaml.safe_load(f"{{{change}}}")}
+    with pytest.raises(ConfigError, match=told):
+        parse({"evaluate": {"models": {"mine": settings}}})

@@ -84,6 +84,14 @@ class FileTree:
         """The full uri of a file of this tree: an absolute local path or s3://..."""
         return f"{self.root_uri}/{path}"
 
+    def read_bytes(self, path: str) -> bytes:
+        """A whole file. Raises UserError: it can not be read."""
+        try:
+            with self._filesystem.open_input_file(posixpath.join(self._root, path)) as file:
+                return file.read()
+        except OSError as error:
+            raise UserError(f"can not read {self.uri(path)}: {error}") from error
+
     def read_text(self, path: str) -> str:
         """The text of a small file (a list, a json), UTF-8 with or without a byte order mark.
 
