@@ -230,6 +230,12 @@ class GatesConfig(Section):
     images: int = Field(32, ge=8, description="test crops of each model that they are measured on, half of them fake")
 
 
+class CorruptionsConfig(Section):
+    enabled: bool = Field(True, description="measure the AUC under JPEG, H.264, blur, noise and eight more, without an attack")
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 2, 3, 4, 5], min_length=1, description="of 1 (mild) to 5")
+    frames_per_video: int | None = Field(4, ge=1, description="at most so many test crops a video; null: all")
+
+
 def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
     return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
@@ -246,6 +252,7 @@ class EvaluateConfig(Section):
         ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
     )
     gates: GatesConfig = GatesConfig()
+    corruptions: CorruptionsConfig = CorruptionsConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +83,7 @@ def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: 
 
 
 def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
-    """The crops of a block.
+    """The crops of a block at the model's input size.
 
     Args:
         size: the model's input size, pixels.
@@ -92,7 +92,15 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
     Raises:
         UserError: a crop cannot be decoded.
     """
-    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames)
+    crops, images = read_crops(storage, run, block, max_frames=max_frames)
+    return crops, resize(images, size)
+
+
+def read_crops(
+    storage, run: str, block: Block, *, max_frames: int | None = None, more: Sequence[str] = ()
+) -> tuple[pa.Table, list[np.ndarray]]:
+    """As `read_block`, but the images as they are stored, n times (H, W, 3) uint8, and with the columns `more` in the table."""
+    table = read_shard(storage, run, block.shard, block.video_ids, columns=(*CROP_COLUMNS, *more), max_frames_per_video=max_frames)
     table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     images = []
     for row in table.select(["video_id", "frame_index", "image"]).to_pylist():
@@ -102,7 +110,7 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
             raise UserError(
                 f"the crop of {row['video_id']} frame {row['frame_index']} is damaged ({error}); extract it again"
             ) from None
-    return table.select(RESULT_COLUMNS), resize(images, size)
+    return table.select((*RESULT_COLUMNS, *more)), images
 
 
 def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) -> pa.Table:
