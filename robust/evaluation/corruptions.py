@@ -163,7 +163,7 @@ KINDS: dict[str, Kind] = {
     "blur": Kind("Gaussian blur", f"sigma, pixels of {REFERENCE_SIDE}", (1, 2, 3, 4, 6), "H&D", _blur),
     "noise": Kind("Gaussian noise", "variance, pixels in 0-1", (0.001, 0.002, 0.005, 0.01, 0.05), "DF", _noise),
     "resize": Kind("Smaller and back", "share of the side", (2 / 3, 1 / 2, 1 / 3, 1 / 4, 2 / 9),
-                   "a 1080p video as 720, 540, 360, 270, 240p", _resize),
+                   "1080p as 720 to 240p", _resize),
     "h264": Kind("H.264", "CRF of x264", (30, 32, 35, 38, 40), "DF", None),
     "brightness": Kind("Brightness", "added to V of HSV, 0-1", (0.1, 0.2, 0.3, 0.4, 0.5), "H&D", _brightness),
     "contrast": Kind("Contrast", "factor around the mean", (0.4, 0.3, 0.2, 0.1, 0.05), "H&D", _contrast),
