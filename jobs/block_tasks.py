@@ -25,14 +25,15 @@ from robust.config import Config
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
+from robust.evaluation.codec import Sharing
 from robust.evaluation.corruptions import Corruption
 from robust.storage import Storage
 
 READ_THREADS = 8
-Item = Cell | Corruption
+Item = Cell | Corruption | Sharing
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
 Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
-"""measure(model, crops, pixels, item, config, device) -> one row a crop; a function of a module, as tasks import it."""
+"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it."""
 Read = Callable[[Config, Storage, Block, nn.Module], tuple[pa.Table, Any]]
 """read(config, storage, block, model) -> (crops, pixels): what a measurement is given of a block."""
 

@@ -22,7 +22,9 @@ from robust.evaluation.corruptions import Corruption
 from robust.storage import Storage
 
 
-def measure_corruptions(config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, *, run: Callable) -> dict | None:
+def measure_corruptions(
+    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, *, run: Callable
+) -> dict | None:
     """The figures of the grid for summary.json, or None if it is switched off; each logit stays in the run folder.
 
     Args:
@@ -33,7 +35,8 @@ def measure_corruptions(config: Config, storage: Storage, candidates: Sequence[C
         return None
     items = corruptions.grid(settings.severities)
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
-    run(config, storage, missing_tasks(config, storage, candidates, plan, score_corrupted, items, read=read_stored), unit="corrupted crops")
+    tasks = missing_tasks(config, storage, candidates, plan, score_corrupted, items, read=read_stored)
+    run(config, storage, tasks, unit="corrupted crops")
     rows = pa.concat_tables(as_rows(result, candidate.name, item)
                             for candidate, item, result in collect(config, storage, candidates, plan, items))
     rows = rows.sort_by([(name, "ascending") for name in CORRUPTION_SCHEMA.names[:5]])

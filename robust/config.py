@@ -236,6 +236,15 @@ class CorruptionsConfig(Section):
     frames_per_video: int | None = Field(4, ge=1, description="at most so many test crops a video; null: all")
 
 
+class CodecConfig(Section):
+    enabled: bool = Field(False, description="put attacked faces back into their videos and share these; needs the videos")
+    epsilons: list[Epsilon] = Field([4, 8], min_length=1, description="of the headline's attack, 0-255 units, Linf")
+    crf: list[Annotated[int, Field(ge=0, le=51)]] = Field([23, 28, 35, 40], description="H.264 at these constant rate factors; higher is worse")
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]] = Field([90, 70, 50], description="JPEG of each frame at these qualities")
+    videos: int | None = Field(100, ge=1, description="at most so many fakes of the test split; null: all")
+    frames_per_video: int | None = Field(4, ge=1, description="at most so many frames of a video; null: all")
+
+
 def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
     return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
@@ -253,6 +262,7 @@ class EvaluateConfig(Section):
     )
     gates: GatesConfig = GatesConfig()
     corruptions: CorruptionsConfig = CorruptionsConfig()
+    codec: CodecConfig = CodecConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")

@@ -56,6 +56,7 @@ def build_summary(
     checks: Sequence[Mapping] = (),
     gates: Sequence[Mapping] = (),
     corruptions: Mapping | None = None,
+    codec: Mapping | None = None,
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -71,6 +72,7 @@ def build_summary(
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
         corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
+        codec: from `codec_table.codec_figures`; None: it was not measured.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -93,6 +95,7 @@ def build_summary(
         "checks": list(checks),
         "gates": list(gates),
         "corruptions": corruptions,
+        "codec": codec,
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }
