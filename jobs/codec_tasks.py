@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import cv2
@@ -20,7 +21,7 @@ from robust.config import Config, ExtractConfig
 from robust.data.extraction import decode_source, frames_wanted
 from robust.data.faces import FaceDetector, build_detector
 from robust.data.rows import VideoRow
-from robust.data.shards import status_key
+from robust.data.shards import read_shard, status_key
 from robust.errors import UserError
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
@@ -49,7 +50,7 @@ def measure_codecs(
                               block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
     if not plan:
         raise UserError(f"the {SPLIT} split has no fakes with a face to share; set evaluate.codec.enabled=false")
-    tasks = missing_tasks(config, storage, candidates, plan, share_crops, items, read=read_with_boxes)
+    tasks = missing_tasks(config, storage, candidates, plan, share_crops, items, read=read_boxes)
     run(config, storage, tasks, unit="shared crops")
     rows = pa.concat_tables(_named(result, candidate.name, item)
                             for candidate, item, result in collect(config, storage, candidates, plan, items))
@@ -75,28 +76,27 @@ def some_fakes(status: pa.Table, count: int | None, *, seed: int) -> pa.Table:
     return fakes.take(pa.array(sorted(order[:count]), pa.int64()))
 
 
-def read_with_boxes(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, list[np.ndarray]]:
-    """The stored crops of a block, with their boxes, and where their videos lie."""
-    crops, images = blocks.read_crops(storage, config.run.name, block, more=("box",),
-                                      max_frames=config.evaluate.codec.frames_per_video)
-    status = storage.read_table(status_key(config.run.name, block.shard)).to_pylist()
+def read_boxes(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, None]:
+    """The crops of a block without their pixels, but with their boxes and where their videos lie."""
+    run = config.run.name
+    crops = read_shard(storage, run, block.shard, block.video_ids, columns=(*blocks.RESULT_COLUMNS, "box"),
+                       max_frames_per_video=config.evaluate.codec.frames_per_video)
+    crops = crops.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
+    status = storage.read_table(status_key(run, block.shard)).to_pylist()
     source = {row["video_id"]: (row["uri"], row["source_bytes"]) for row in status}
     of_crop = [source[video_id] for video_id in crops.column("video_id").to_pylist()]
     crops = crops.append_column("uri", pa.array([uri for uri, _ in of_crop], pa.string()))
-    return crops.append_column("source_bytes", pa.array([size for _, size in of_crop], pa.int64())), images
+    return crops.append_column("source_bytes", pa.array([size for _, size in of_crop], pa.int64())), None
 
 
-def share_crops(
-    model: nn.Module, crops: pa.Table, images: list[np.ndarray], item: Sharing, config: Config, device: str
-) -> pa.Table:
+def share_crops(model: nn.Module, crops: pa.Table, _: None, item: Sharing, config: Config, device: str) -> pa.Table:
     """The logits of a block's crops after attack and sharing, one row a crop and channel."""
     cv2.setNumThreads(max(1, int(config.evaluate.cpus_per_task)))
-    detector, rows, kept = _detector(config.extract, device), crops.to_pylist(), []
-    for places in _videos(rows):
-        footage = _footage(config, [rows[place] for place in places])
-        facts = {name: rows[places[0]][name] for name in ("video_id", "method", "identities")}
-        for one in share_video(model, footage, [images[place] for place in places], item, detector, config.extract,
-                               seed=config.run.seed, device=device):
+    detector, kept = _detector(config.extract, device), []
+    for rows in _by_video(crops.to_pylist()):
+        footage = _footage(config, rows)
+        facts = {name: rows[0][name] for name in ("video_id", "method", "identities")}
+        for one in share_video(model, footage, item, detector, config.extract, seed=config.run.seed, device=device):
             kept.append({**facts, "frame_index": one.frame_index, "codec": one.channel.codec, "quality": one.channel.quality,
                          "clean": one.clean, "adversarial": one.adversarial})
     return pa.Table.from_pylist(kept, schema=pa.schema([field for field in CODEC_SCHEMA if field.name in kept[0]]))
@@ -107,10 +107,10 @@ def _detector(extract: ExtractConfig, device: str) -> FaceDetector:
     return build_detector(extract, device=device)
 
 
-def _videos(rows: Sequence[dict]) -> Iterator[list[int]]:
-    """The places of each video's rows."""
-    for video_id in dict.fromkeys(row["video_id"] for row in rows):
-        yield [place for place, row in enumerate(rows) if row["video_id"] == video_id]
+def _by_video(rows: Sequence[dict]) -> Iterator[list[dict]]:
+    """The rows of each video; they come ordered by it."""
+    for _, group in itertools.groupby(rows, key=lambda row: row["video_id"]):
+        yield list(group)
 
 
 def _footage(config: Config, rows: Sequence[dict]) -> Footage:

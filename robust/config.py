@@ -237,7 +237,7 @@ class CorruptionsConfig(Section):
 
 
 class CodecConfig(Section):
-    enabled: bool = Field(False, description="put attacked faces back into their videos and share these; needs the videos")
+    enabled: bool = Field(False, description="attack faces in their frames and share these; needs the videos")
     epsilons: list[Epsilon] = Field([4, 8], min_length=1, description="of the headline's attack, 0-255 units, Linf")
     crf: list[Annotated[int, Field(ge=0, le=51)]] = Field([23, 28, 35, 40], description="H.264 at these constant rate factors; higher is worse")
     jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]] = Field([90, 70, 50], description="JPEG of each frame at these qualities")

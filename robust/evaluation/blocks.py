@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -96,11 +96,9 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
     return crops, resize(images, size)
 
 
-def read_crops(
-    storage, run: str, block: Block, *, max_frames: int | None = None, more: Sequence[str] = ()
-) -> tuple[pa.Table, list[np.ndarray]]:
-    """As `read_block`, but the images as they are stored, n times (H, W, 3) uint8, and with the columns `more` in the table."""
-    table = read_shard(storage, run, block.shard, block.video_ids, columns=(*CROP_COLUMNS, *more), max_frames_per_video=max_frames)
+def read_crops(storage, run: str, block: Block, *, max_frames: int | None = None) -> tuple[pa.Table, list[np.ndarray]]:
+    """As `read_block`, but the images as they are stored: n times (H, W, 3) uint8."""
+    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames)
     table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     images = []
     for row in table.select(["video_id", "frame_index", "image"]).to_pylist():
@@ -110,7 +108,7 @@ def read_crops(
             raise UserError(
                 f"the crop of {row['video_id']} frame {row['frame_index']} is damaged ({error}); extract it again"
             ) from None
-    return table.select((*RESULT_COLUMNS, *more)), images
+    return table.select(RESULT_COLUMNS), images
 
 
 def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) -> pa.Table:

@@ -1,5 +1,6 @@
-"""Does an attack survive being shared? Adversarial faces put back into their frames, encoded, decoded, found again, scored.
+"""Does an attack survive being shared? Faces attacked in their frames, which are encoded, decoded, searched for faces and scored.
 
+The attack is made for the frame as it is: its gradient goes through the scaling of the crop, and it knows nothing of the codec.
 What is encoded are the sampled frames of a video, one after another, as a clip; what finds the faces again are the
 extraction's own detector and cut. The same frames without a perturbation go the same way, so that what
 the codec does to the detector is not counted as the attack's success.
@@ -8,7 +9,7 @@ the codec does to the detector is not counted as the attack's success.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -83,23 +84,52 @@ class Shared:
     adversarial: float | None
 
 
+class CutOut(nn.Module):
+    """The model on the part of a frame that is cut out: made square and scaled to the input size inside, so that a gradient reaches the frame.
+
+    Both are linear: a matrix for the rows and one for the columns, made by the very functions that cut and scale crops.
+    """
+
+    def __init__(self, model: nn.Module, height: int, width: int, *, max_crop: int):
+        super().__init__()
+        shape = shrink(np.zeros((height, width, 1), np.float32), longer_side=max_crop).shape
+        self.model = model
+        for name, full, side in (("rows", height, shape[0]), ("columns", width, shape[1])):
+            matrix = _scaling(max(shape[:2]), model.input_size) @ _squaring(side, max(shape[:2])) @ _scaling(full, side)
+            self.register_buffer(name, torch.from_numpy(matrix.astype(np.float32)))
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, height, width) in [0, 1] -> (N,) logits."""
+        return self.model(self.rows @ x @ self.columns.T)
+
+
+def _scaling(before: int, after: int) -> np.ndarray:
+    """(after, before), what OpenCV does to one side: area average when it shrinks, linear when it grows."""
+    interpolation = cv2.INTER_AREA if after < before else cv2.INTER_LINEAR
+    return cv2.resize(np.eye(before), (before, after), interpolation=interpolation)
+
+
+def _squaring(before: int, after: int) -> np.ndarray:
+    """(after, before), edge pixels repeated on both sides, as `inputs.resize_one` does."""
+    return np.eye(before)[np.clip(np.arange(after) - (after - before) // 2, 0, before - 1)]
+
+
 def share_video(
-    model: nn.Module, footage: Footage, images: Sequence[np.ndarray], sharing: Sharing, detector: FaceDetector, config, *, seed: int, device: str
+    model: nn.Module, footage: Footage, sharing: Sharing, detector: FaceDetector, config, *, seed: int, device: str
 ) -> list[Shared]:
     """One video through every channel, as it is and with its faces attacked.
 
     Args:
         model: in eval mode, on `device`.
-        images: N stored crops of the footage's faces, (H, W, 3) uint8.
-        config: the ExtractConfig by which they were cut out, and by which they are cut out again.
+        config: the ExtractConfig by which the faces were cut out, and by which they are cut out again.
         seed: of the attack's random starts.
     Returns:
         a Shared for each channel and frame.
     """
     require_eval_mode(model)
-    deltas = perturbations(model, images, footage.row.label, sharing.cell, seed=seed, device=device)
-    attacked = np.stack([paste(frame, box, delta, margin=config.margin)
-                         for frame, box, delta in zip(footage.frames, footage.boxes, deltas, strict=True)])
+    attacked = np.stack([attack_frame(model, frame, box, footage.row.label, sharing.cell, config, seed=seed, device=device)
+                         for frame, box in zip(footage.frames, footage.boxes, strict=True)])
     outcomes = []
     for channel in sharing.channels:
         clean, adversarial = (score_again(model, footage, channel.transmit(frames), detector, config, device=device)
@@ -108,35 +138,21 @@ def share_video(
     return outcomes
 
 
-def perturbations(
-    model: nn.Module, images: Sequence[np.ndarray], label: int, cell: Cell, *, seed: int, device: str
+def attack_frame(
+    model: nn.Module, frame: np.ndarray, box, label: int, cell: Cell, config, *, seed: int, device: str
 ) -> np.ndarray:
-    """(n, size, size, 3) float32, what the attack adds to crops at the model's input size; in [0, 1] pixel units."""
-    x = to_tensor(resize(images, model.input_size)).to(device, memory_format=torch.channels_last)
-    labels = torch.full((len(x),), label, device=device)
-    delta = perturb(model, x, labels, cell, seed=seed) - x
-    return delta.permute(0, 2, 3, 1).float().cpu().numpy()
-
-
-def paste(frame: np.ndarray, box, delta: np.ndarray, *, margin: float) -> np.ndarray:
-    """The frame with a perturbation of its face crop added where the crop was cut out, rounded to 8 bits.
-
-    The inverse of `crop_face` and `inputs.resize_one`: scaled to the cut-out part, without the rows or columns that made
-    it square.
+    """The frame after an attack on what is cut out of it for the face box, at the frame's own resolution, rounded to 8 bits.
 
     Args:
         frame: (H, W, 3) uint8.
-        box: of the face, from which the crop was cut with `margin`.
-        delta: (size, size, 3) float, [0, 1] pixel units, at the model's input size.
+        box: of the face, from which the crop is cut with `config.margin`.
     """
-    left, top, right, bottom = crop_window(box, height=frame.shape[0], width=frame.shape[1], margin=margin)
-    height, width = bottom - top, right - left
-    side = max(height, width)
-    scaled = cv2.resize(delta, (side, side), interpolation=cv2.INTER_AREA if side < len(delta) else cv2.INTER_LINEAR)
-    above, before = (side - height) // 2, (side - width) // 2
+    left, top, right, bottom = crop_window(box, height=frame.shape[0], width=frame.shape[1], margin=config.margin)
+    x = to_tensor(frame[None, top:bottom, left:right]).to(device)
+    whole = CutOut(model, bottom - top, right - left, max_crop=config.max_crop).to(device)
+    x_adv = perturb(whole, x, torch.tensor([label], device=device), cell, seed=seed)
     changed = frame.copy()
-    part = frame[top:bottom, left:right] + 255 * scaled[above:above + height, before:before + width]
-    changed[top:bottom, left:right] = np.rint(np.clip(part, 0, 255))
+    changed[top:bottom, left:right] = (255 * x_adv[0]).round().byte().permute(1, 2, 0).cpu().numpy()
     return changed
 
 

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from robust.config import ExtractConfig, StorageConfig
-from robust.data.crop import crop_face
+from robust.data.crop import crop_face, crop_window, shrink
 from robust.data.extraction import extract_video
 from robust.data.faces import Face, build_detector
-from robust.data.inputs import resize_one, to_input
+from robust.data.inputs import to_input, to_tensor
 from robust.data.rows import VideoRow
 from robust.data.shards import decode_image
 from robust.data.video import read_frames
 from robust.evaluation.attack_block import Cell
-from robust.evaluation.codec import LOSSLESS, Channel, Footage, Sharing, paste, score_again, share_video
+from robust.evaluation.codec import LOSSLESS, Channel, CutOut, Footage, Sharing, attack_frame, score_again, share_video
 from tests import clips
 
 EXTRACT = ExtractConfig(frames_test=3)
@@ -64,30 +64,26 @@ def calibrated(period, video):
     return model
 
 
-@pytest.mark.parametrize("box, shape", [((30, 20, 94, 84), (128, 160)), ((5, 10, 60, 90), (100, 40)), ((10, 5, 90, 70), (50, 120))])
-def test_what_is_pasted_is_what_the_model_is_given_again(box, shape):
-    rng = np.random.default_rng(0)
-    frame = rng.integers(60, 190, (*shape, 3)).astype(np.uint8)
-    side = max(crop_face(frame, box, margin=0).shape)
-    delta = (rng.integers(-8, 9, (side, side, 3)) / 255).astype(np.float32)
-    changed = paste(frame, box, delta, margin=0)
-    before, after = (crop_face(one, box, margin=0).astype(int) for one in (frame, changed))
-    height, width = before.shape[:2]
-    above, left = (side - height) // 2, (side - width) // 2
-    expected = np.rint(255 * delta[above:above + height, left:left + width])
-    np.testing.assert_array_equal(after - before, expected)
-    outside = changed.copy()
-    outside[changed != frame] = frame[changed != frame]
-    assert np.array_equal(outside, frame) and (changed != frame).any(-1).sum() <= height * width
+@pytest.mark.parametrize("height, width", [(64, 64), (200, 200), (150, 97), (40, 40), (31, 50), (600, 600), (700, 420)])
+def test_the_model_on_a_frames_part_is_the_model_on_its_crop(height, width):
+    # The gradient must go through the very cut and scaling that detection does, with its rounding to 8 bits left out.
+    crop = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    model = Pattern(16, 0.5)
+    whole = CutOut(model, height, width, max_crop=512)(to_tensor(crop[None]))
+    assert whole.item() == pytest.approx(model(to_input([shrink(crop, longer_side=512)], SIZE)).item(), abs=5e-3)
 
 
-@pytest.mark.parametrize("size", [48, 96])
-def test_a_smooth_perturbation_survives_the_change_of_scale(size):
-    frame = np.full((200, 200, 3), 120, np.uint8)
-    wave = np.sin(np.linspace(0, 4 * np.pi, size))
-    delta = np.repeat((8 / 255 * wave[:, None] * wave[None])[..., None], 3, 2).astype(np.float32)
-    again = resize_one(crop_face(paste(frame, (50, 60, 130, 140), delta, margin=0.2), (50, 60, 130, 140), margin=0.2), size) / 255 - 120 / 255
-    assert np.abs(again - delta).max() < 1.2 / 255
+def test_an_attacked_frame_is_within_epsilon_and_changed_only_where_the_face_was_cut_out(video):
+    footage, model = video[0], calibrated(16, video)
+    frame, box = footage.frames[0], footage.boxes[0]
+    changed = attack_frame(model, frame, box, 1, Cell("pgd", 8.0, 3), EXTRACT, seed=1, device="cpu")
+    moved = np.abs(changed.astype(int) - frame)
+    left, top, right, bottom = crop_window(box, height=frame.shape[0], width=frame.shape[1], margin=EXTRACT.margin)
+    assert moved.max() == 8 == moved[top:bottom, left:right].max()
+    moved[top:bottom, left:right] = 0
+    assert moved.max() == 0
+    before, after = (model(to_input([crop_face(one, box, margin=EXTRACT.margin)], SIZE)).item() for one in (frame, changed))
+    assert 1.6 < before - after <= 2.01  # 2 is the exact optimum at the model's input; pixels at 0 or 255, and those between squares, lose some
 
 
 def test_frames_come_back_in_their_size_and_worse_with_the_rate(video):
@@ -115,13 +111,13 @@ def test_a_coarse_perturbation_survives_h264_and_a_fine_one_does_not(video, dete
     # Epsilon 8 moves the logit by exactly 2 at the model's input, from 1 or more above 0.
     model, hard = calibrated(period, video), Channel("h264", 35)
     sharing = Sharing(Cell("pgd", 8.0, 3), (LOSSLESS, hard))
-    outcomes = share_video(model, *video, sharing, detector, EXTRACT, seed=1, device="cpu")
+    outcomes = share_video(model, video[0], sharing, detector, EXTRACT, seed=1, device="cpu")
     assert [(one.channel, one.frame_index) for one in outcomes] == [(channel, index) for channel in (LOSSLESS, hard) for index in video[0].indices]
     moved = {channel: np.mean([one.clean - one.adversarial for one in outcomes if one.channel == channel]) for channel in (LOSSLESS, hard)}
     if survives:
         assert 1.3 < moved[LOSSLESS] < 2.1 and moved[hard] > 0.8 * moved[LOSSLESS]
     else:
-        assert moved[hard] < 0.1
+        assert moved[LOSSLESS] > 0.5 and moved[hard] < 0.25 * moved[LOSSLESS]
 
 
 def test_a_face_that_is_not_found_or_is_another_has_no_logit(video, detector):
