@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,22 @@ from robust.config import Config
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
+from robust.evaluation.codec import Sharing
+from robust.evaluation.corruptions import Corruption
 from robust.storage import Storage
 
 READ_THREADS = 8
-Item = Cell
+Item = Cell | Corruption | Sharing
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
 Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
-"""measure(model, crops, pixels, item, config, device) -> one row a crop; a function of a module, as tasks import it."""
+"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it."""
+Read = Callable[[Config, Storage, Block, nn.Module], tuple[pa.Table, Any]]
+"""read(config, storage, block, model) -> (crops, pixels): what a measurement is given of a block."""
+
+
+def read_inputs(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, np.ndarray]:
+    """The crops at the model's input size."""
+    return blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=config.evaluate.frames_per_video)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +52,14 @@ class Task:
     measure: Measure
     items: tuple[Item, ...]
     results: tuple[str, ...]
+    read: Read
 
 
 def missing_tasks(
-    config: Config, storage: Storage, candidates: Sequence[Candidate], plan: Sequence[Block], measure: Measure, items: Sequence[Item]
+    config: Config, storage: Storage, candidates: Sequence[Candidate], plan: Sequence[Block], measure: Measure, items: Sequence[Item],
+    *, read: Read = read_inputs
 ) -> list[Task]:
-    """What has no result in storage yet."""
+    """What has no result in storage yet; `read` tells what `measure` is given of a block."""
     done = set(storage.list(_prefix(config)))
     tasks = []
     for candidate in candidates:
@@ -55,7 +67,7 @@ def missing_tasks(
             keys = {item: result_key(config, candidate, block, item) for item in items}
             missing = {item: key for item, key in keys.items() if key not in done}
             if missing:
-                tasks.append(Task(candidate, block, measure, tuple(missing), tuple(missing.values())))
+                tasks.append(Task(candidate, block, measure, tuple(missing), tuple(missing.values()), read))
     return tasks
 
 
@@ -91,8 +103,7 @@ def run_task(config: Config, storage: Storage, task: Task) -> float:
     began = time.monotonic()
     device = device_of(config)
     model = load_model(task.candidate.storage, task.candidate.key, task.candidate.sha256, device)
-    crops, pixels = blocks.read_block(storage, config.run.name, task.block, size=model.input_size,
-                                      max_frames=config.evaluate.frames_per_video)
+    crops, pixels = task.read(config, storage, task.block, model)
     for item, key in zip(task.items, task.results, strict=True):
         storage.write_table(key, task.measure(model, crops, pixels, item, config, device))
     return time.monotonic() - began

@@ -235,6 +235,21 @@ class GatesConfig(Section):
     images: int = Field(32, ge=8, description="test crops of each model that they are measured on, half of them fake")
 
 
+class CorruptionsConfig(Section):
+    enabled: bool = Field(True, description="measure the AUC under JPEG, H.264, blur, noise and eight more, without an attack")
+    severities: list[Annotated[int, Field(ge=1, le=5)]] = Field([1, 2, 3, 4, 5], min_length=1, description="of 1 (mild) to 5")
+    frames_per_video: int | None = Field(4, ge=1, description="at most so many test crops a video; null: all")
+
+
+class CodecConfig(Section):
+    enabled: bool = Field(False, description="attack faces in their frames and share these; needs the videos")
+    epsilons: list[Epsilon] = Field([4, 8], min_length=1, description="of the headline's attack, 0-255 units, Linf")
+    crf: list[Annotated[int, Field(ge=0, le=51)]] = Field([23, 28, 35, 40], description="H.264 at these constant rate factors; higher is worse")
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]] = Field([90, 70, 50], description="JPEG of each frame at these qualities")
+    videos: int | None = Field(100, ge=1, description="at most so many fakes of the test split; null: all")
+    frames_per_video: int | None = Field(4, ge=1, description="at most so many frames of a video; null: all")
+
+
 def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
     return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
@@ -278,6 +293,8 @@ class EvaluateConfig(Section):
         ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
     )
     gates: GatesConfig = GatesConfig()
+    corruptions: CorruptionsConfig = CorruptionsConfig()
+    codec: CodecConfig = CodecConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     models: dict[Name, AuditedModelConfig] = resource({}, description="models of other origin by name, see docs/audit.md")
     images: str | None = resource(None, description="a folder of face crops (real/, fake/) to evaluate on instead of videos; null: the run's")

@@ -83,7 +83,7 @@ def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: 
 
 
 def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
-    """The crops of a block.
+    """The crops of a block at the model's input size.
 
     Args:
         size: the model's input size, pixels.
@@ -92,6 +92,12 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
     Raises:
         UserError: a crop cannot be decoded.
     """
+    crops, images = read_crops(storage, run, block, max_frames=max_frames)
+    return crops, resize(images, size)
+
+
+def read_crops(storage, run: str, block: Block, *, max_frames: int | None = None) -> tuple[pa.Table, list[np.ndarray]]:
+    """As `read_block`, but the images as they are stored: n times (H, W, 3) uint8."""
     table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames)
     table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     images = []
@@ -102,7 +108,7 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
             raise UserError(
                 f"the crop of {row['video_id']} frame {row['frame_index']} is damaged ({error}); extract it again"
             ) from None
-    return table.select(RESULT_COLUMNS), resize(images, size)
+    return table.select(RESULT_COLUMNS), images
 
 
 def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) -> pa.Table:

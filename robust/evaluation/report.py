@@ -51,6 +51,7 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         strips=strips,
         gain=GAIN,
         clean=_lookup(summary["clean"], "model", "level", "group"),
+        corruption_titles={kind["name"]: kind["title"] for kind in (summary.get("corruptions") or {"kinds": []})["kinds"]},
         attacked=_lookup(summary["under_attack"], "model", "attack", "epsilon", "level", "group"),
     )
 

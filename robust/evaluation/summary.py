@@ -55,6 +55,8 @@ def build_summary(
     settings: Mapping,
     checks: Sequence[Mapping] = (),
     gates: Sequence[Mapping] = (),
+    corruptions: Mapping | None = None,
+    codec: Mapping | None = None,
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -69,6 +71,8 @@ def build_summary(
         checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
+        corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
+        codec: from `codec_table.codec_figures`; None: it was not measured.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -90,6 +94,8 @@ def build_summary(
         "data": dict(data),
         "checks": list(checks),
         "gates": list(gates),
+        "corruptions": corruptions,
+        "codec": codec,
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }

@@ -48,7 +48,25 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
             found.append((f"robust_auc/{place}", step, record["robust_auc"]["value"]))
             for name in ("fake_to_real", "real_to_fake", "robust_accuracy"):
                 found.append((f"{name}/{place}", step, record["at"]["zero"][name]["value"]))
+    found += corruption_scalars(summary, model) + codec_scalars(summary, model)
     return [(tag, step, value) for tag, step, value in found if value is not None]
+
+
+def corruption_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """The AUC under each corruption, at the step of its severity, clean at 0; and mean and worst."""
+    found = []
+    for row in (summary.get("corruptions") or {"models": []})["models"]:
+        if row["model"] == model:
+            found += [(f"corruptions/{name}", 0, row[name]["value"]) for name in ("clean_auc", "mean_auc", "worst_auc")]
+            found += [(f"corruption_auc/{cell['corruption']}", cell["severity"], cell["auc"]["value"]) for cell in row["cells"]]
+    return found
+
+
+def codec_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """Attack success after sharing, and the share of faces found, at the step of the channel's CRF or JPEG quality."""
+    return [(f"codec_{name}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"], record[name]["value"])
+            for record in (summary.get("codec") or {"records": []})["records"] if record["model"] == model
+            for name in ("fake_to_real", "found_attacked")]
 
 
 def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> None:

@@ -1,0 +1,106 @@
+"""The codec in the loop as part of jobs.evaluate, on videos of real faces."""
+
+import shutil
+
+import pytest
+import torch
+from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of
+
+import jobs.evaluate as job
+from jobs import codec_tasks
+from robust.config import parse
+from robust.data.extraction import extract_video
+from robust.data.faces import build_detector
+from robust.data.inputs import to_input
+from robust.data.rows import VideoRow
+from robust.data.shards import decode_image, shard_key, write_shard
+from robust.errors import UserError
+from robust.models.checkpoint import save_checkpoint
+from robust.models.detector import Architecture, empty_detector
+from robust.storage import Storage
+from tests import clips
+
+PEOPLE = {"d/fine/a": clips.real_face, "d/fine/b": clips.large_face, "d/real/a": clips.real_face, "d/real/b": clips.large_face}
+
+
+def config(folder, **codec):
+    """Three frames a video, shared in three ways; the rest of the evaluation as small as it goes."""
+    settings = {"enabled": True, "epsilons": [8], "crf": [35], "jpeg_quality": [50], "frames_per_video": 2, **codec}
+    plain = config_of(folder, epsilons=[0.5], suites={"tiny": {"pgd": {"steps": 2}}}, bootstrap=10, gates={"enabled": False}, codec=settings)
+    tree = plain.model_dump(mode="json")
+    tree["extract"] |= {"frames_test": 3, "detect_size": 320}
+    return parse(tree)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run whose test split is two people, each once called real and once fake, and a model that calls both fake."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("codec")
+    settings = config(folder)
+    storage, detector = Storage.from_config(settings.storage), build_detector(settings.extract, device="cpu")
+    faces, statuses = [], []
+    for video_id, source in PEOPLE.items():
+        path = folder / f"{video_id.replace('/', '_')}.mp4"
+        shutil.copy(source(), path)
+        row = VideoRow(video_id, str(path), int("fine" in video_id), "d", video_id.split("/")[1], (f"d:{video_id[-1]}",), "test")
+        found, status = extract_video(row, settings.extract, detector, storage_config=settings.storage, fingerprint="f")
+        faces, statuses = faces + found, [*statuses, status]
+    write_shard(storage, RUN, shard_key("d", list(PEOPLE), "f"), faces, statuses)
+    torch.manual_seed(0)
+    model = empty_detector(Architecture("meso_inception4", SIZE, (0.5,) * 3, (0.5,) * 3, None))
+    crops = to_input([decode_image(face["image"]) for face in faces], SIZE)
+    with torch.no_grad():
+        for _ in range(20):
+            model.train()(crops)  # statistics of these crops for batch normalisation
+        bias = next(parameter for parameter in reversed(list(model.parameters())) if parameter.ndim == 1)
+        bias.add_(0.3 - model.eval()(crops).min())
+    save_checkpoint(storage, f"{RUN}/train/baseline", model.eval(), {"threshold": 0.0, "frame_threshold": 0.0, "recipe": "baseline"})
+    return folder
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    monkeypatch.setattr(job, "run_tasks", one_by_one)
+    monkeypatch.setattr(job, "make_gallery", lambda *_: [])
+
+
+def test_fakes_are_shared_and_scored_and_finished_blocks_are_found_again(folder, by_hand, monkeypatch):
+    settings = config(folder)
+    storage = Storage.from_config(settings.storage)
+    job.evaluate(settings, storage)
+    first = summary_of(folder)["codec"]
+    assert (first["videos"], first["frames"], first["attack"]) == (2, 4, "PGD-2")
+    assert [(record["codec"], record["quality"]) for record in first["records"]] == [("lossless", 0), ("h264", 35), ("jpeg", 50)]
+    lossless = first["records"][0]
+    assert lossless["caught"]["value"] == lossless["found_clean"]["value"] == 1
+    rows = storage.read_table(f"{RUN}/evaluate/codec.parquet").to_pylist()
+    assert len(rows) == 4 * 3 and {row["video_id"] for row in rows} == {"d/fine/a", "d/fine/b"}
+    predictions = {(row["video_id"], row["frame_index"]): row["clean"]
+                   for row in storage.read_table(f"{RUN}/evaluate/predictions.parquet").to_pylist()}
+    for row in rows:
+        assert row["adversarial"] < row["clean"]
+        if row["codec"] == "lossless":
+            assert row["clean"] == pytest.approx(predictions[row["video_id"], row["frame_index"]], abs=0.1)
+    monkeypatch.setattr(codec_tasks, "share_video", None)
+    job.evaluate(settings, storage)
+    assert summary_of(folder)["codec"] == first
+
+
+def test_a_video_that_was_replaced_or_is_gone_is_named(folder, by_hand):
+    settings = config(folder, epsilons=[2])
+    storage, path = Storage.from_config(settings.storage), folder / "d_fine_a.mp4"
+    shutil.copy(clips.large_face(), path)
+    with pytest.raises(UserError, match="video of d/fine/a, but .*d_fine_a.mp4 is not the file that was extracted"):
+        job.evaluate(settings, storage)
+    path.unlink()
+    with pytest.raises(UserError, match="video of d/fine/a, but .* the file does not exist; put it back"):
+        job.evaluate(settings, storage)
+    shutil.copy(clips.real_face(), path)
+
+
+def test_how_many_fakes_is_a_setting_and_which_are_a_matter_of_the_seed(folder):
+    status = job.read_status(Storage.from_config(config(folder).storage), RUN)
+    drawn = {tuple(codec_tasks.some_fakes(status, 1, seed=seed).column("video_id").to_pylist()) for seed in range(10)}
+    assert drawn == {("d/fine/a",), ("d/fine/b",)}
+    assert codec_tasks.some_fakes(status, None, seed=0).column("video_id").to_pylist() == ["d/fine/a", "d/fine/b"]
