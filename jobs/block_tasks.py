@@ -21,13 +21,14 @@ from jobs.candidates import Candidate, load_model
 from jobs.progress import Progress
 from jobs.task_pool import device_of, remote, require_resources
 from robust.config import Config
+from robust.defenses.smoothing import Smoothing
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
 from robust.storage import Storage
 
 READ_THREADS = 8
-Item = Cell
+Item = Cell | Smoothing
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
 Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
 """measure(model, crops, pixels, item, config, device) -> one row a crop; a function of a module, as tasks import it."""

@@ -29,6 +29,7 @@ from jobs.cli import run_job
 from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
+from jobs.smoothing_tasks import measure_smoothing
 from robust.config import Config, fingerprint, science
 from robust.data.shards import read_status
 from robust.errors import UserError
@@ -71,10 +72,11 @@ def evaluate(config: Config, storage: Storage) -> dict:
         blocks.as_predictions(result, candidate.name, cell)
         for candidate, cell, result in collect(config, storage, candidates, plan, cells)))
     gates = run_gates(config, storage, candidates, status, cells)
+    smoothing = measure_smoothing(config, storage, candidates, status, run=run_tasks)
     strips = make_gallery(config, storage, candidates, predictions, cells)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
-    summary = summarise(config, status, candidates, cells, plan, predictions, gates, timing)
+    summary = summarise(config, status, candidates, cells, plan, predictions, gates, smoothing, timing)
     return publish(config, storage, summary, strips, predictions, computed=sum(len(task.items) for task in tasks))
 
 
@@ -106,7 +108,7 @@ def shown_attack(config: Config, cells: list[Cell]) -> tuple[str, float]:
 
 def summarise(
     config: Config, status: pa.Table, candidates: list[Candidate], cells: list[Cell], plan: list[Block],
-    predictions: pa.Table, gates: list[dict], timing: dict,
+    predictions: pa.Table, gates: list[dict], smoothing: dict | None, timing: dict,
 ) -> dict:
     """The document of summary.json."""
     models = [EvaluatedModel(candidate.name, candidate.card) for candidate in candidates]
@@ -120,7 +122,7 @@ def summarise(
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "ray", "scikit-learn")},
     }
     return build_summary(tables, run=config.run.name, models=models, cells=cells, headline=shown_attack(config, cells),
-                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, timing=timing)
+                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, smoothing=smoothing, timing=timing)
 
 
 def count_videos(status: pa.Table) -> dict:

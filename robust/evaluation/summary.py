@@ -55,6 +55,7 @@ def build_summary(
     settings: Mapping,
     checks: Sequence[Mapping] = (),
     gates: Sequence[Mapping] = (),
+    smoothing: Mapping | None = None,
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -69,6 +70,7 @@ def build_summary(
         checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
+        smoothing: from `certificate_table.certificate_figures`; None: nothing was certified.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -90,6 +92,7 @@ def build_summary(
         "data": dict(data),
         "checks": list(checks),
         "gates": list(gates),
+        "smoothing": smoothing,
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }
