@@ -93,7 +93,7 @@ def read_crops(storage: Storage, run: str, split: str, size: int) -> Crops:
     chosen = crops.evenly_over_videos(CROPS)
     if not 0 < crops.labels[chosen].sum() < len(chosen):
         raise UserError(f"run {run}: the {split} split needs fakes and reals for this table; run jobs.extract first, or see data.splits")
-    return Crops(to_tensor(crops.batch(chosen)), torch.from_numpy(crops.labels[chosen]))
+    return Crops(to_tensor(crops.batch(chosen)).to(memory_format=torch.channels_last), torch.from_numpy(crops.labels[chosen]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def compare(model: Detector, name: str, test: Crops, seen: Crops, *, strict: flo
         seen: crops of the training videos, which a split by frame also tests on.
         strict: our second threshold, a logit (FPR 1 % on clean validation frames).
     """
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model).eval().to(memory_format=torch.channels_last)  # twice as fast on CPUs
     training = copy.deepcopy(model).train()  # its batch statistics drift, as the reference's do
     epsilon = PGD_EPSILON * PIXEL
     repaired = {"epsilon": epsilon, "moves": True, "step_size": 2.5 * epsilon / STEPS}
