@@ -164,14 +164,16 @@ def published_seconds(x: Tensor) -> float:
 
 def as_markdown(rows: Sequence[Row], facts: dict) -> str:
     lines = [f"\n{rows[0].accuracy[1]} test crops, epsilon {facts['epsilon']:g} (0-255 units, Linf); % (count)\n",
-             "| detector | attack | right without attack | success, fake to real | right before and after | seconds an image |", "|---|---|---|---|---|---|"]
+             "| detector | attack | right without attack | success, fake to real | right before and after | seconds an image |",
+             "|---|---|---|---|---|---|"]
     for row in rows:
         cells = " | ".join(_percent(counts) for counts in (row.accuracy, row.success, row.robust))
         lines.append(f"| {row.detector} | {row.attacker} | {cells} | {row.seconds:.2g} |")
-    lines.append(f"\nChosen on validation: {facts['stop']} iterations (right at each: "
-                 + ", ".join(f"{stop}: {100 * share:.0f} %" for stop, share in facts["validation"].items()) + f"), threshold {facts['threshold']:.2f}.")
+    shares = ", ".join(f"{stop}: {100 * share:.0f} %" for stop, share in facts["validation"].items())
+    lines.append(f"\nChosen on validation: {facts['stop']} iterations (right at each: {shares}), threshold {facts['threshold']:.2f}.")
     lines.append(f"The published setting would take {facts['published_seconds']:.0f} s an image here ({PUBLISHED.iterations} iterations at "
                  f"{PUBLISHED.size} pixels, extrapolated from {TIMED_ITERATIONS} of them).")
+    lines.append(f"BPDA of {ADAPTIVE_STEPS} steps is a short attack, as each step fits the prior anew: what is left behind the prior is at most that.")
     return "\n".join(lines)
 
 

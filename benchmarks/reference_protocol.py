@@ -259,7 +259,8 @@ def _percent(counts: tuple[int, int] | None) -> str:
 
 
 def budgets_as_markdown(rows: Sequence[dict]) -> str:
-    lines = ["\nHow far a value really moves, 0-255 units\n", "| claimed epsilon | attack | largest | median | values beyond epsilon, % |", "|---|---|---|---|---|"]
+    lines = ["\nHow far a value really moves, 0-255 units\n",
+             "| claimed epsilon | attack | largest | median | values beyond epsilon, % |", "|---|---|---|---|---|"]
     lines += [f"| {row['claimed']:g} | {row['attack']} | {row['largest']:g} | {row['median']:g} | {100 * row['beyond']:.1f} |" for row in rows]
     return "\n".join(lines)
 

@@ -72,8 +72,8 @@ def evaluate(config: Config, storage: Storage) -> dict:
         blocks.as_predictions(result, candidate.name, cell)
         for candidate, cell, result in collect(config, storage, candidates, plan, cells)))
     gates = run_gates(config, storage, candidates, status, cells)
-    smoothing = measure_smoothing(config, storage, candidates, status, run=run_tasks)
     strips = make_gallery(config, storage, candidates, predictions, cells)
+    smoothing = measure_smoothing(config, storage, candidates, status, run=run_tasks)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
     summary = summarise(config, status, candidates, cells, plan, predictions, gates, smoothing, timing)

@@ -230,6 +230,10 @@ class GatesConfig(Section):
     images: int = Field(32, ge=8, description="test crops of each model that they are measured on, half of them fake")
 
 
+def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
+    return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
+
+
 class SmoothingConfig(Section):
     enabled: bool = Field(False, description="certify L2 radii by votes under noise: n0 + n model passes a crop and sigma")
     sigmas: list[Annotated[float, Field(gt=0, le=255)]] = Field(
@@ -238,10 +242,6 @@ class SmoothingConfig(Section):
     n: int = Field(1000, ge=10, description="votes that bound its share; published figures have 100 000")
     alpha: float = Field(0.001, gt=0, lt=0.5, description="a certificate may be wrong with this probability")
     frames_per_video: int | None = Field(1, ge=1, description="at most so many test crops a video; null: all")
-
-
-def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
-    return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
 
 class EvaluateConfig(Section):
@@ -256,8 +256,8 @@ class EvaluateConfig(Section):
         ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
     )
     gates: GatesConfig = GatesConfig()
-    smoothing: SmoothingConfig = SmoothingConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
+    smoothing: SmoothingConfig = SmoothingConfig()
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")
     block_size: int = Field(64, ge=1, description="crops of one block of work")
     batch_size: int = Field(32, ge=1, description="crops attacked at once")

@@ -54,8 +54,8 @@ def build_summary(
     data: Mapping,
     settings: Mapping,
     checks: Sequence[Mapping] = (),
-    gates: Sequence[Mapping] = (),
     smoothing: Mapping | None = None,
+    gates: Sequence[Mapping] = (),
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -68,9 +68,9 @@ def build_summary(
         data: counts of videos by status, and the list of those skipped.
         settings: what the figures depend on: configuration, hashes, versions.
         checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
+        smoothing: from `certificate_table.certificate_figures`; None: nothing was certified.
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
-        smoothing: from `certificate_table.certificate_figures`; None: nothing was certified.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -91,8 +91,8 @@ def build_summary(
         "intervals": dict(tables["intervals"]),
         "data": dict(data),
         "checks": list(checks),
-        "gates": list(gates),
         "smoothing": smoothing,
+        "gates": list(gates),
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }
