@@ -22,6 +22,7 @@ from jobs.candidates import Candidate, load_model
 from jobs.progress import Progress
 from jobs.task_pool import device_of, remote, require_resources
 from robust.config import Config
+from robust.defenses.smoothing import Smoothing
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
@@ -30,7 +31,7 @@ from robust.evaluation.corruptions import Corruption
 from robust.storage import Storage
 
 READ_THREADS = 8
-Item = Cell | Corruption | Sharing
+Item = Cell | Corruption | Sharing | Smoothing
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
 Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
 """measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it."""

@@ -31,6 +31,7 @@ from jobs.corruption_tasks import measure_corruptions
 from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
+from jobs.smoothing_tasks import measure_smoothing
 from robust.config import Config, fingerprint, science
 from robust.data import image_folder
 from robust.data.shards import read_status
@@ -74,12 +75,15 @@ def evaluate(config: Config, storage: Storage) -> dict:
         blocks.as_predictions(result, candidate.name, cell)
         for candidate, cell, result in collect(config, storage, candidates, plan, cells)))
     gates = run_gates(config, storage, candidates, status, cells)
-    corruptions = measure_corruptions(config, storage, candidates, status, run=run_tasks)
-    codec = measure_codecs(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks)
+    parts = {
+        "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
+        "codec": measure_codecs(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
+        "smoothing": measure_smoothing(config, storage, candidates, status, run=run_tasks),
+    }
     strips = make_gallery(config, storage, candidates, predictions, cells)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
-    summary = summarise(config, status, candidates, cells, plan, predictions, gates, corruptions, codec, timing)
+    summary = summarise(config, status, candidates, cells, plan, predictions, gates, parts, timing)
     return publish(config, storage, summary, strips, predictions, computed=sum(len(task.items) for task in tasks))
 
 
@@ -111,7 +115,7 @@ def shown_attack(config: Config, cells: list[Cell]) -> tuple[str, float]:
 
 def summarise(
     config: Config, status: pa.Table, candidates: list[Candidate], cells: list[Cell], plan: list[Block],
-    predictions: pa.Table, gates: list[dict], corruptions: dict | None, codec: dict | None, timing: dict,
+    predictions: pa.Table, gates: list[dict], parts: dict[str, dict | None], timing: dict,
 ) -> dict:
     """The document of summary.json."""
     models = [EvaluatedModel(candidate.name, candidate.card) for candidate in candidates]
@@ -125,7 +129,7 @@ def summarise(
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "ray", "scikit-learn")},
     }
     return build_summary(tables, run=config.run.name, models=models, cells=cells, headline=shown_attack(config, cells),
-                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, corruptions=corruptions, codec=codec, timing=timing)
+                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, **parts, timing=timing)
 
 
 def count_videos(status: pa.Table) -> dict:

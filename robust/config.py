@@ -281,6 +281,16 @@ class AuditedModelConfig(Section):
         return self
 
 
+class SmoothingConfig(Section):
+    enabled: bool = Field(False, description="certify L2 radii by votes under noise: n0 + n model passes a crop and sigma")
+    sigmas: list[Annotated[float, Field(gt=0, le=255)]] = Field(
+        [4, 16, 64], min_length=1, description="standard deviations of the noise, 0-255 units; each gives a curve of its own")
+    n0: int = Field(100, ge=1, description="votes that choose the class")
+    n: int = Field(1000, ge=10, description="votes that bound its share; published figures have 100 000")
+    alpha: float = Field(0.001, gt=0, lt=0.5, description="a certificate may be wrong with this probability")
+    frames_per_video: int | None = Field(1, ge=1, description="at most so many test crops a video; null: all")
+
+
 class EvaluateConfig(Section):
     epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
     suite: str = Field("quick", description="which of the suites below attacks the models")
@@ -295,6 +305,7 @@ class EvaluateConfig(Section):
     gates: GatesConfig = GatesConfig()
     corruptions: CorruptionsConfig = CorruptionsConfig()
     codec: CodecConfig = CodecConfig()
+    smoothing: SmoothingConfig = SmoothingConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     models: dict[Name, AuditedModelConfig] = resource({}, description="models of other origin by name, see docs/audit.md")
     images: str | None = resource(None, description="a folder of face crops (real/, fake/) to evaluate on instead of videos; null: the run's")

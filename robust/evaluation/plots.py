@@ -47,7 +47,7 @@ def line_chart(series: Sequence[Series], *, ticks: Sequence[float], title: str, 
     for line in series:
         _band(svg, line, largest)
     for line in series:
-        _line(svg, line, largest)
+        _line(svg, line, largest, x_label)
     return ElementTree.tostring(svg, encoding="unicode")
 
 
@@ -84,7 +84,7 @@ def _band(svg, line: Series, largest: float) -> None:
     ElementTree.SubElement(svg, "polygon", {"points": " ".join(upper + lower), "class": f"band s{line.style}"})
 
 
-def _line(svg, line: Series, largest: float) -> None:
+def _line(svg, line: Series, largest: float, x_label: str) -> None:
     corners = [(_x(point.x, largest), _y(point.y)) for point in line.points]
     if not corners:
         return
@@ -94,4 +94,4 @@ def _line(svg, line: Series, largest: float) -> None:
         attributes = {"cx": str(x), "cy": str(y), "r": "3", "class": f"dot s{line.style}"}
         interval = "" if point.low is None else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
         dot = ElementTree.SubElement(svg, "circle", attributes)
-        ElementTree.SubElement(dot, "title").text = f"{line.name}, epsilon {point.x:g}: {100 * point.y:.1f} %{interval}"
+        ElementTree.SubElement(dot, "title").text = f"{line.name}, {x_label} {point.x:g}: {100 * point.y:.1f} %{interval}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from robust.evaluation.certificate_table import certificate_charts
 from robust.evaluation.gallery import GAIN, Strip
 from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.summary import find
@@ -47,6 +48,7 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         sources=_groups(summary, without="fake"),
         headline_attack=find(summary["attacks"], attack=summary["shown"]["attack"]),
         charts=_charts(summary),
+        certificate_charts=certificate_charts(summary.get("smoothing")),
         failed=[gate for gate in summary["gates"] if not gate["passed"]],
         strips=strips,
         gain=GAIN,

@@ -54,6 +54,7 @@ def build_summary(
     data: Mapping,
     settings: Mapping,
     checks: Sequence[Mapping] = (),
+    smoothing: Mapping | None = None,
     gates: Sequence[Mapping] = (),
     corruptions: Mapping | None = None,
     codec: Mapping | None = None,
@@ -69,6 +70,7 @@ def build_summary(
         data: counts of videos by status, and the list of those skipped.
         settings: what the figures depend on: configuration, hashes, versions.
         checks: {"name", "passed", "detail"} of each check of the inputs and the attack.
+        smoothing: from `certificate_table.certificate_figures`; None: nothing was certified.
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
         corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
@@ -93,6 +95,7 @@ def build_summary(
         "intervals": dict(tables["intervals"]),
         "data": dict(data),
         "checks": list(checks),
+        "smoothing": smoothing,
         "gates": list(gates),
         "corruptions": corruptions,
         "codec": codec,

@@ -1,0 +1,57 @@
+"""Randomised smoothing on the cluster: the test crops of each block, certified at each sigma by votes under noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from jobs.block_tasks import collect, missing_tasks
+from jobs.candidates import Candidate
+from jobs.run_folder import RunFolder
+from robust.attacks.checks import require_eval_mode, require_plausible_inputs
+from robust.config import Config
+from robust.data.inputs import to_tensor
+from robust.defenses.smoothing import Smoothing, certify, count_votes
+from robust.evaluation import blocks
+from robust.evaluation.attack_block import logits
+from robust.evaluation.blocks import SPLIT
+from robust.evaluation.certificate_table import CERTIFICATE_SCHEMA, as_certificates, certificate_figures, certificate_rows
+from robust.storage import Storage
+
+
+def measure_smoothing(config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, *, run: Callable) -> dict | None:
+    """The certificates' figures for summary.json, or None if they are switched off; each vote stays in the run folder.
+
+    Args:
+        run: run(config, storage, tasks, unit=...) does the tasks and returns when all are done.
+    """
+    settings = config.evaluate.smoothing
+    if not settings.enabled:
+        return None
+    evaluate = config.evaluate.model_copy(update={"frames_per_video": settings.frames_per_video})
+    config = config.model_copy(update={"evaluate": evaluate})  # its own crops of a video: a certificate costs n0 + n passes
+    items = [Smoothing(sigma, settings.n0, settings.n, settings.alpha) for sigma in sorted(set(settings.sigmas))]
+    plan = blocks.plan_blocks(status, split=SPLIT, block_size=evaluate.block_size, max_frames=evaluate.frames_per_video)
+    run(config, storage, missing_tasks(config, storage, candidates, plan, certify_crops, items), unit="certified crops")
+    rows = pa.concat_tables(as_certificates(result, candidate.name, item)
+                            for candidate, item, result in collect(config, storage, candidates, plan, items))
+    rows = rows.sort_by([(name, "ascending") for name in CERTIFICATE_SCHEMA.names[:4]])
+    storage.write_table(RunFolder(storage, config).key("evaluate", "certificates.parquet"), rows)
+    return certificate_figures(rows, [candidate.name for candidate in candidates], items,
+                               resamples=evaluate.bootstrap, seed=config.run.seed)
+
+
+def certify_crops(model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Smoothing, config: Config, device: str) -> pa.Table:
+    """The measurement: a block's crops with their votes, verdicts and radii at one sigma."""
+    require_eval_mode(model)
+    parts = []
+    for start in range(0, len(pixels), config.evaluate.batch_size):
+        x = to_tensor(pixels[start:start + config.evaluate.batch_size]).to(device, memory_format=torch.channels_last)
+        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
+        parts.append((logits(model, x), *count_votes(model, x, item, seed=config.run.seed)))
+    clean, chosen, votes = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return certificate_rows(crops, clean, chosen, votes, certify(chosen, votes, item))
