@@ -75,13 +75,11 @@ def fit_universal(
     if steps < 1 or batch_size < 1 or (step_size is not None and not step_size > 0):
         raise ValueError(f"fit_universal needs a step, a positive step size and a batch, not {steps}, {step_size}, {batch_size}")
     check_inputs(x, y)
-    patterns = torch.zeros_like(wide(x.new_zeros(2, *x.shape[1:])))
-    if threat.epsilon == 0:
-        return Universal(patterns, threat)
     with attack_mode(model), torch.no_grad():
+        patterns = torch.zeros_like(wide(x[:1].clone())).repeat(2, *[1] * (x.ndim - 1))
         for label in (0, 1):
             chosen = (y == label).to(x.device)
-            if chosen.any():
+            if chosen.any() and threat.epsilon > 0:
                 objective = _MeanMargin(model, x[chosen].detach().clone(), label, threat, clip, batch_size)
                 patterns[label] = _climb(objective, threat, steps, step_size or 2.5 * threat.epsilon / steps)
     return Universal(patterns, threat)
