@@ -16,8 +16,10 @@ def test_linear_optimum(linear):
     # Every image's gradient is w: the best pattern for fakes is the corner -epsilon sign(w), for reals +epsilon sign(w).
     x = 0.3 + 0.4 * torch.rand(9, 3, 6, 6, generator=seeded(1), dtype=torch.float64)
     y, weight = torch.arange(9) % 2, linear.weight.detach()
-    found = fit_universal(linear, x, y, Linf(0.1), steps=10, clip=1e9).patterns
-    torch.testing.assert_close(found, 0.1 * torch.stack([weight.sign(), -weight.sign()]), rtol=0, atol=1e-12)
+    found = fit_universal(linear, x, y, Linf(0.1), steps=10, clip=1e9)
+    torch.testing.assert_close(found.patterns, 0.1 * torch.stack([weight.sign(), -weight.sign()]), rtol=0, atol=1e-12)
+    uphill = (1 - 2 * y).view(-1, 1, 1, 1) * weight.sign()
+    torch.testing.assert_close(found.apply(x, y), x + 0.1 * uphill, rtol=0, atol=1e-12)
     found = fit_universal(linear, x, y, L2(0.2), steps=10, clip=1e9).patterns
     torch.testing.assert_close(found, 0.2 / weight.norm() * torch.stack([weight, -weight]), rtol=0, atol=1e-9)
 
