@@ -2,7 +2,8 @@
 
     python -m benchmarks.attack_reference [--strong] [--checkpoint FOLDER --faces FACES.npz] [--json FILE]
 
-PGD of ours, torchattacks and foolbox; with --strong, also APGD, the minimal-norm attacks, Square and ART's.
+PGD of ours, torchattacks and foolbox; with --strong, also APGD, the minimal-norm attacks, Square, DeepFool
+and ART, and what MI-FGSM and input diversity make on one model for another.
 
 Without a checkpoint the model is a small one with batch normalisation, trained here in seconds. A checkpoint is a
 folder with model.safetensors and card.json; its faces are an .npz with x (N, 3, H, W) float32 in [0, 1] and y (N,).
@@ -32,12 +33,13 @@ STRONG = (
     "ours APGD", "ours FMN", "ours Square", "torchattacks APGD", "torchattacks FAB", "torchattacks Square",
     "foolbox DeepFool", "ART PGD", "ART APGD",
 )
+TRANSFER = ("ours MI-FGSM", "torchattacks MI-FGSM", "ours M-DI-FGSM", "torchattacks M-DI-FGSM")
 EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one library's attack did at one epsilon (0-255 units); `library` is of LIBRARIES (PGD) or of STRONG."""
+    """What one library's attack did at one epsilon (0-255 units); `library` is of LIBRARIES (PGD), STRONG or TRANSFER."""
 
     epsilon: float
     library: str
@@ -58,6 +60,7 @@ def compare(
     seed: int = 0,
     batch_size: int = 64,
     threads: int = 1,
+    target: nn.Module | None = None,
 ) -> list[Row]:
     """Attack the model with each library: Linf, `steps` steps (of 2.5 epsilon / steps for PGD), one start.
 
@@ -65,7 +68,8 @@ def compare(
         model: a SmallDetector, or a robust.models Detector.
         x: (N, 3, H, W) float32 images in [0, 1].
         y: (N,) labels, 1 = fake.
-        attacks: LIBRARIES, for PGD, or STRONG, in which Square has ten queries a step.
+        attacks: LIBRARIES, for PGD, STRONG, in which Square has ten queries a step, or TRANSFER.
+        target: the model that the images are scored on, if it is another one.
         threads: of the attacks; one gives the steadiest times on a small model.
     Raises:
         UserError: the libraries are not installed, or fail.
@@ -83,7 +87,7 @@ def compare(
         np.savez(files[2], x=x.numpy(), y=y.numpy())
         _run_worker(folder, files, log=Path(scratch, "worker.log"))
         with np.load(files[3], allow_pickle=False) as outcome:
-            return [_score(model, x, y, outcome, library, e) for e in epsilons for library in attacks]
+            return [_score(target or model, x, y, outcome, library, e) for e in epsilons for library in attacks]
 
 
 def _run_worker(folder: Path, files: list[Path], *, log: Path) -> None:
@@ -123,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="folder with model.safetensors and card.json; needs --faces")
     parser.add_argument("--faces", help=".npz with x and y, the faces that the checkpoint is attacked on")
-    parser.add_argument("--strong", action="store_true", help="also APGD, FMN, FAB and Square; takes ten times as long")
+    parser.add_argument("--strong", action="store_true", help="also APGD, FMN, FAB, Square and transfer; takes ten times as long")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the attacks")
     parser.add_argument("--json", default="outputs/benchmarks/attack_reference.json", help="where the figures go")
@@ -140,6 +144,11 @@ def main() -> None:
             more = compare(model, x, y, steps=arguments.steps, attacks=attacks, threads=arguments.threads)
             print_table(f"{name}: {len(x)} images, {title}, {arguments.steps} steps", more)
             rows += more
+        if arguments.strong and not hasattr(model, "architecture"):
+            target = train_small_detector(seed=1)
+            more = compare(model, x, y, steps=arguments.steps, attacks=TRANSFER, threads=arguments.threads, target=target)
+            print_table(f"{name}: {len(x)} images, scored on a net of another seed, {arguments.steps} steps", more)
+            report[f"{name}, transfer"] = [dataclasses.asdict(row) for row in more]
         report[name] = [dataclasses.asdict(row) for row in rows]
     path = Path(arguments.json)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,10 +170,10 @@ def load_checkpoint_and_faces(checkpoint: str, faces: str) -> tuple[nn.Module, T
 
 def print_table(title: str, rows: list[Row]) -> None:
     """One line per epsilon and library."""
-    print(f"\n{title}\n{'epsilon':>8}  {'library':<19} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
+    print(f"\n{title}\n{'epsilon':>8}  {'library':<22} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
     for row in rows:
         print(
-            f"{row.epsilon:>8g}  {row.library:<19} {row.robust_accuracy:>15.3f} "
+            f"{row.epsilon:>8g}  {row.library:<22} {row.robust_accuracy:>15.3f} "
             f"{row.mean_margin:>12.3f} {row.cpu_ms_per_image:>12.2f}"
         )
 

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import foolbox
@@ -25,6 +26,7 @@ from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
 from robust.attacks.square import square
 from robust.attacks.threat import Linf
+from robust.attacks.transfer import mi_fgsm
 
 QUERIES_PER_STEP = 10  # of the square attacks, which see no gradient
 
@@ -136,6 +138,27 @@ def art_classifier(model: nn.Module, x: Tensor) -> PyTorchClassifier:
         TwoLogits(model).eval(), nn.CrossEntropyLoss(), tuple(x.shape[1:]), nb_classes=2, clip_values=(0.0, 1.0), device_type="cpu")
 
 
+def run_our_mi_fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int, diversity=0.0
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mi_fgsm(model, x, y, Linf(epsilon), steps=steps, step_size=step_size, generator=generator, diversity=diversity)
+
+
+def run_torchattacks_mi_fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    return torchattacks.MIFGSM(TwoLogits(model).eval(), eps=epsilon, alpha=step_size, steps=steps, decay=1.0)(x, y)
+
+
+def run_torchattacks_di_fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
+) -> Tensor:
+    torch.manual_seed(seed)
+    settings = {"decay": 1.0, "resize_rate": 0.9, "diversity_prob": 0.5}
+    return torchattacks.DIFGSM(TwoLogits(model).eval(), eps=epsilon, alpha=step_size, steps=steps, **settings)(x, y)
+
+
 ATTACKS = {
     "ours": run_ours,
     "torchattacks": run_torchattacks,
@@ -149,6 +172,10 @@ ATTACKS = {
     "foolbox DeepFool": run_foolbox_deepfool,
     "ART PGD": run_art_pgd,
     "ART APGD": run_art_apgd,
+    "ours MI-FGSM": run_our_mi_fgsm,
+    "ours M-DI-FGSM": partial(run_our_mi_fgsm, diversity=0.5),
+    "torchattacks MI-FGSM": run_torchattacks_mi_fgsm,
+    "torchattacks M-DI-FGSM": run_torchattacks_di_fgsm,
 }
 
 

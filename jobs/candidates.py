@@ -57,9 +57,10 @@ def _candidate(name: str, storage: StorageConfig, key: str) -> Candidate:
     return Candidate(name, storage.model_copy(update={"uri": place.uri()}), key, card)  # tasks run in other folders
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def load_model(storage: StorageConfig, key: str, sha256: str, device: str) -> torch.nn.Module:
-    """The checkpoint in eval mode; a worker process keeps the last one, as its next task is mostly of the same model."""
+    """The checkpoint in eval mode; a worker process keeps the last few: its next task is mostly of the same model, and
+    transfer needs the others beside it."""
     place = Storage.from_config(storage)
     model, card = load_kept(place, key) if is_foreign(place, key) else load_checkpoint(place, key)
     if card["sha256"] != sha256:

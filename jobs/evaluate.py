@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from jobs import gate_tasks
+from jobs import gate_tasks, surrogates
 from jobs.block_tasks import collect, missing_tasks, run_tasks
 from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
@@ -69,11 +70,14 @@ def evaluate(config: Config, storage: Storage) -> dict:
                               max_frames=config.evaluate.frames_per_video)
     if not plan:
         raise UserError(f"run {config.run.name} has no face crops of the {SPLIT} split; run jobs.extract first (or see evaluate.images, data.splits)")
-    tasks = missing_tasks(config, storage, candidates, plan, attack_crops, cells)
+    cells_of = {candidate: surrogates.cells_of(candidate, candidates, cells) for candidate in candidates}
+    measure = functools.partial(attack_crops, candidates=candidates)
+    tasks = [task for candidate in candidates
+             for task in missing_tasks(config, storage, [candidate], plan, measure, cells_of[candidate])]
     attack_seconds = run_tasks(config, storage, tasks)
     predictions = check_predictions(pa.concat_tables(
         blocks.as_predictions(result, candidate.name, cell)
-        for candidate, cell, result in collect(config, storage, candidates, plan, cells)))
+        for target in candidates for candidate, cell, result in collect(config, storage, [target], plan, cells_of[target])))
     gates = run_gates(config, storage, candidates, status, cells)
     parts = {
         "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
@@ -88,11 +92,13 @@ def evaluate(config: Config, storage: Storage) -> dict:
 
 
 def attack_crops(
-    model: nn.Module, crops: pa.Table, pixels: np.ndarray, cell: Cell, config: Config, device: str
+    model: nn.Module, crops: pa.Table, pixels: np.ndarray, cell: Cell, config: Config, device: str,
+    candidates: Sequence[Candidate] = (),
 ) -> pa.Table:
     """The measurement of this job: the logits of a block's crops before and after one attack."""
     clean, adversarial = attack_block.attack_block(
-        model, pixels, crops.column("label").to_numpy(), cell, batch_size=config.evaluate.batch_size, seed=config.run.seed, device=device)
+        model, pixels, crops.column("label").to_numpy(), cell, batch_size=config.evaluate.batch_size, seed=config.run.seed, device=device,
+        surrogates=surrogates.load_surrogates(cell, candidates, device))
     return blocks.block_result(crops, clean, adversarial)
 
 

@@ -254,6 +254,9 @@ def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttac
     return {name: EvaluationAttack(steps=steps, restarts=restarts) for name, (steps, restarts) in steps_and_restarts.items()}
 
 
+_STANDARD = _budgets(apgd=(50, 5), apgd_ce=(50, 1), fmn=(50, 3), square=(5000, 1), transfer=(10, 1))
+
+
 class AuditedModelConfig(Section):
     """A model that was not trained here. What goes into it and what comes out has no default: a wrong guess would look like a result."""
 
@@ -296,9 +299,11 @@ class EvaluateConfig(Section):
     suite: str = Field("quick", description="which of the suites below attacks the models")
     suites: dict[str, dict[str, EvaluationAttack]] = Field(
         {"quick": _budgets(fgsm=(1, 1), pgd=(20, 1)),
-         "standard": _budgets(apgd=(50, 5), apgd_ce=(50, 1), fmn=(50, 3), square=(5000, 1))},
+         "standard": _STANDARD,
+         "adaptive": _STANDARD | _budgets(eot=(25, 1))},
         description="named sets of attacks with their budgets"
     )
+    eot_samples: int = Field(8, ge=1, description="random views of an image in one step of eot")
     headline: tuple[str, Epsilon] = Field(
         ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
     )

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from robust.attacks.apgd import apgd
 from robust.attacks.carlini_wagner import cw
+from robust.attacks.eot import eot
 from robust.attacks.fgsm import fgsm
 from robust.attacks.losses import cross_entropy_loss
 from robust.attacks.minimal_norm import fmn
 from robust.attacks.pgd import pgd
 from robust.attacks.square import square
 from robust.attacks.threat import Threat
+from robust.attacks.transfer import mi_fgsm, transfer
 
 
 class Attack(Protocol):
@@ -36,6 +38,11 @@ ATTACKS: dict[str, Attack] = {
     "fmn": fmn,
     "cw": cw,
     "square": square,
+    "eot": eot,
+    "mi_fgsm": mi_fgsm,
+    "transfer": transfer,
 }
 L2_ONLY = {"cw"}
 """Attacks that minimise an L2 length and know no other ball."""
+NEEDS_SURROGATES = {"transfer"}
+"""Attacks that are made on other models, given as `surrogates`, and scored on this one."""

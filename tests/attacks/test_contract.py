@@ -1,4 +1,4 @@
-"""The contract of an attack (robust/attacks/__init__.py), tried on every attack of the registry."""
+"""The contract of an attack (robust/attacks/__init__.py), tried on every attack of the registry, and on those of sets."""
 
 import copy
 
@@ -7,8 +7,11 @@ import torch
 from strength import Counting, margins, mean_loss, seeded
 from torch import nn
 
-from robust.attacks.registry import ATTACKS
+from benchmarks.small_detector import make_images
+from robust.attacks.registry import ATTACKS, NEEDS_SURROGATES
 from robust.attacks.threat import L2, Linf
+from robust.attacks.universal import universal
+from robust.attacks.whole_video import whole_video
 
 SETTINGS = {
     "fgsm": {"steps": 1, "random_start": True},
@@ -18,15 +21,23 @@ SETTINGS = {
     "fmn": {"steps": 6, "restarts": 2},
     "cw": {"steps": 10, "searches": 3},
     "square": {"steps": 20},
+    "eot": {"steps": 4, "samples": 3},
+    "mi_fgsm": {"steps": 5},
+    "transfer": {"steps": 5},
+    "whole_video": {"steps": 5, "restarts": 2},
+    "universal": {"steps": 5},
 }
+ALL = ATTACKS | {"whole_video": whole_video, "universal": universal}
 TO_THE_EDGE = ("fgsm", "pgd", "apgd", "apgd_ce")  # the others stop when the image flips
+BLIND = ("fgsm", "eot", "mi_fgsm", "transfer", "universal")  # take their last point, or look at a mean
+DRAW_NOTHING = ("cw", "universal")
 FEWER_NORMS = {"cw": (L2,)}
 SMALL = {Linf: Linf.from_255(4), L2: L2(0.5)}
 LARGE = {Linf: Linf.from_255(8), L2: L2(1.5)}
-every_attack = pytest.mark.parametrize("name", ATTACKS)
+every_attack = pytest.mark.parametrize("name", ALL)
 every_attack_and_norm = pytest.mark.parametrize(
     ("name", "norm"),
-    [pytest.param(a, n, id=f"{a}-{n.__name__}") for a in ATTACKS for n in FEWER_NORMS.get(a, (Linf, L2))],
+    [pytest.param(a, n, id=f"{a}-{n.__name__}") for a in ALL for n in FEWER_NORMS.get(a, (Linf, L2))],
 )
 
 
@@ -38,7 +49,12 @@ def few(images):
 
 def attack(name, model, x, y, threat=None, **settings):
     threat = threat or SMALL[FEWER_NORMS.get(name, (Linf,))[0]]
-    return ATTACKS[name](model, x, y, threat, **{"generator": seeded(0)} | SETTINGS[name] | settings)
+    if name in NEEDS_SURROGATES:
+        settings = {"surrogates": [model], **settings}
+    if name == "universal":
+        fit_x, fit_y = make_images(24, generator=seeded(9))
+        settings = {"fit_on": (fit_x.to(next(model.parameters()).dtype), fit_y), **settings}
+    return ALL[name](model, x, y, threat, **{"generator": seeded(0)} | SETTINGS[name] | settings)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -58,7 +74,7 @@ def test_stays_in_the_ball_and_keeps_shape_and_dtype(detector, few, name, norm, 
 def test_no_image_ends_weaker_than_it_began(detector, few, name, norm):
     x, y = few
     after, before = margins(detector, attack(name, detector, x, y, LARGE[norm]), y), margins(detector, x, y)
-    assert (after >= before - 1e-5).all() or name == "fgsm"  # which takes its step blindly
+    assert (after >= before - 1e-5).all() or name in BLIND
     assert (after > before + 1e-3).any()
 
 
@@ -140,7 +156,7 @@ def test_the_generator_decides(detector, few, name, norm):
 
     assert torch.equal(run(seeded(1)), run(seeded(1)))
     assert torch.equal(run(None), run(None))
-    if name == "cw":  # draws nothing
+    if name in DRAW_NOTHING:
         return
     assert not torch.equal(run(seeded(1)), run(seeded(2)))
     one = seeded(1)

@@ -8,8 +8,8 @@ import os
 import pytest
 import torch
 
-from benchmarks.attack_reference import EPSILONS, LIBRARIES, STRONG, compare, load_checkpoint_and_faces
-from benchmarks.small_detector import make_images
+from benchmarks.attack_reference import EPSILONS, LIBRARIES, STRONG, TRANSFER, compare, load_checkpoint_and_faces
+from benchmarks.small_detector import make_images, train_small_detector
 
 pytestmark = pytest.mark.reference
 
@@ -42,6 +42,20 @@ def test_strong_attacks_on_a_small_net(trained_detector):
         assert robust["ours APGD"] <= lowest + 1 / len(x) + 1e-6, (epsilon, robust)
         assert robust["ours FMN"] <= robust["torchattacks FAB"] + 1 / len(x) + 1e-6, (epsilon, robust)
         assert robust["ours Square"] <= robust["torchattacks Square"] + 2 / len(x) + 1e-6, (epsilon, robust)
+
+
+def test_transfer_on_a_small_net(trained_detector):
+    x, y = make_images(128, generator=torch.Generator().manual_seed(99))
+    rows = compare(trained_detector, x, y, steps=10, attacks=TRANSFER, target=train_small_detector(seed=1))
+    for epsilon in EPSILONS:
+        found = {row.library: row for row in rows if row.epsilon == epsilon}
+        assert all(row.largest_change <= epsilon + 1e-3 for row in found.values())
+        ours, theirs = found["ours MI-FGSM"], found["torchattacks MI-FGSM"]
+        assert ours.robust_accuracy <= theirs.robust_accuracy + 1 / len(x) + 1e-6, found
+        assert ours.mean_margin == pytest.approx(theirs.mean_margin, abs=0.01)
+        ours, theirs = found["ours M-DI-FGSM"], found["torchattacks M-DI-FGSM"]  # draws differ: theirs has one for a batch
+        assert ours.robust_accuracy <= theirs.robust_accuracy + 0.06 and ours.mean_margin > theirs.mean_margin - 0.05, found
+    assert found["ours MI-FGSM"].robust_accuracy < 0.5  # at the largest epsilon: the images do turn another model
 
 
 @pytest.mark.skipif("ROBUST_REFERENCE_CHECKPOINT" not in os.environ, reason="no ROBUST_REFERENCE_CHECKPOINT given")

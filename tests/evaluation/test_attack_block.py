@@ -94,4 +94,31 @@ def test_an_attack_that_can_not_have_this_budget_or_ball_is_refused_before_any_w
     with pytest.raises(ConfigError, match=r"evaluate.suites.quick.square.restarts is 2"):
         cells(EvaluateConfig(suites={"quick": {"square": {"steps": 10, "restarts": 2}}}))
     standard = {cell.attack: cell.label for cell in cells(EvaluateConfig(suite="standard", epsilons=[1]))}
-    assert standard == {"apgd": "APGD-50 x 5", "apgd_ce": "APGD_CE-50", "fmn": "FMN-50 x 3", "square": "SQUARE-5000"}
+    assert standard == {"apgd": "APGD-50 x 5", "apgd_ce": "APGD_CE-50", "fmn": "FMN-50 x 3", "square": "SQUARE-5000",
+                        "transfer": "TRANSFER-10"}
+    adaptive = {cell.attack: cell.label for cell in cells(EvaluateConfig(suite="adaptive", epsilons=[1], eot_samples=6))}
+    assert adaptive == standard | {"eot": "EOT-25 (6 views)"}
+    for suite, headline in (({"transfer": {}}, "worst"), ({"transfer": {}, "pgd": {}}, "transfer")):
+        with pytest.raises(ConfigError, match="evaluate.headline: transfer sees other models only"):
+            cells(EvaluateConfig(suites={"quick": suite}, headline=[headline, 0.5]))
+
+
+def test_eot_is_given_its_samples_and_transfer_its_surrogates(crops):
+    class Counted(Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    target, other = Counted().eval(), Counted().eval()
+    pixels, labels = crops
+    attack_block(target, pixels, labels, Cell("eot", 4.0, 3, samples=5), batch_size=13, seed=1)
+    assert target.calls == 5 * (1 + 3 + 1) + 2
+    target.calls = 0
+    with torch.no_grad():
+        other.weight.neg_()
+        other.bias.neg_()
+    clean, adversarial = attack_block(target, pixels, labels, Cell("transfer", 4.0, 3), batch_size=13, seed=1, surrogates=[other])
+    assert target.calls == 2 and other.calls == 3
+    assert (np.sign(adversarial - clean) == np.where(labels == 1, 1, -1)).all()  # the other's worst case is this one's best

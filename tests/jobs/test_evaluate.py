@@ -10,13 +10,15 @@ from torch import nn
 
 import jobs.evaluate as job
 from cluster.local import LocalCluster
-from jobs import block_tasks, candidates, gate_tasks
+from jobs import block_tasks, candidates, gate_tasks, surrogates
 from jobs.cli import run_job
 from jobs.task_pool import require_resources
+from robust.attacks.threat import Linf
+from robust.attacks.transfer import mi_fgsm
 from robust.config import dump_yaml, parse
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
-from robust.errors import UserError
+from robust.errors import ConfigError, UserError
 from robust.evaluation import attack_block, blocks
 from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import save_checkpoint
@@ -227,6 +229,44 @@ def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):
     assert sum(len(task.items) for task in tasks) == len(plan) * len(cells)
     with pytest.raises(UserError, match="changed while"):
         block_tasks.run_task(config, storage, tasks[0])
+
+
+TRANSFER = {"tiny": {"pgd": {"steps": 3}, "transfer": {"steps": 3}}}
+
+
+def test_transfer_is_made_on_the_other_checkpoints_and_kept_under_their_weights(folder, by_hand):
+    config = config_of(folder, epsilons=[4], headline=["worst", 4], suites=TRANSFER, bootstrap=10, gates={"enabled": False})
+    storage = Storage.from_config(config.storage)
+    job.evaluate(config, storage)
+    assert job.evaluate(config, storage)["blocks_computed"] == 0
+    baseline, defended = job.find_candidates(config, storage)
+    plan = blocks.plan_blocks(read_status(storage, RUN), split="test", block_size=10)
+    cell = attack_block.cells(config.evaluate)[1]
+    assert cell.attack == "transfer"
+    for target, other in ((baseline, defended), (defended, baseline)):
+        (found,) = surrogates.cells_of(target, [baseline, defended], [cell])
+        assert found.surrogates == (other.sha256,)
+        model, surrogate = (candidates.load_model(one.storage, one.key, one.sha256, "cpu") for one in (target, other))
+        crops, pixels = blocks.read_block(storage, RUN, plan[0], size=SIZE)
+        x, y = to_tensor(pixels), torch.tensor(crops.column("label").to_pylist())
+        x_adv = mi_fgsm(surrogate, x, y, Linf.from_255(4), steps=3, generator=torch.Generator().manual_seed(config.run.seed))
+        kept = storage.read_table(block_tasks.result_key(config, target, plan[0], found))
+        np.testing.assert_allclose(kept.column("adversarial").to_numpy(), attack_block.logits(model, x_adv), atol=1e-4)
+    changed = candidates.Candidate("defended", defended.storage, defended.key, {**defended.card, "sha256": "0" * 64})
+    cells = surrogates.cells_of(baseline, [baseline, changed], attack_block.cells(config.evaluate))
+    tasks = job.missing_tasks(config, storage, [baseline], plan, job.attack_crops, cells)
+    assert len(tasks) == len(plan) and {item.attack for task in tasks for item in task.items} == {"transfer"}
+
+
+def test_transfer_with_a_single_checkpoint_is_refused_before_any_work(folder, by_hand, monkeypatch, tmp_path):
+    monkeypatch.setattr(block_tasks, "run_task", None)
+    config = config_of(folder, epsilons=[4], headline=["worst", 4], suites=TRANSFER)
+    storage = Storage.from_config(config.storage)
+    baseline, _ = job.find_candidates(config, storage)
+    for alone in ([baseline], [baseline, baseline]):  # the same weights twice are one checkpoint
+        monkeypatch.setattr(job, "find_candidates", lambda *_: alone)
+        with pytest.raises(ConfigError, match="another checkpoint than baseline, and there is none; name one in evaluate.checkpoints"):
+            job.evaluate(config, storage)
 
 
 def test_more_checkpoints_stand_beside_the_runs_own(folder, by_hand):
