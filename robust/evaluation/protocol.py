@@ -148,7 +148,7 @@ def _rate(share: metrics.Share, scores: Scores, draws: Resamples) -> dict:
 def estimate(value: float, interval: Interval | None) -> dict:
     """A figure as it stands in summary.json."""
     if interval is None:
-        return {"value": value, "low": None, "high": None, "reason": "no resample of the bootstrap has this figure"}
+        return {"value": value, "low": None, "high": None, "reason": "no interval: it rests on a single cluster of people, or no resample has this figure"}
     return {"value": value, "low": interval.low, "high": interval.high, "dropped": interval.dropped}
 
 
@@ -168,14 +168,15 @@ def _counts(frames: Scores) -> dict:
 
 
 def _describe(draws: Resamples) -> dict:
-    how = {
-        "components": "clusters of videos that share an identity, drawn with replacement",
-        "identities": "identities drawn with replacement; a video counts as the product of its identities' counts",
+    units = {
+        "components": "clusters of videos that share an identity",
+        "identities": "identities (a video counts as the product of its identities' counts, a pair's own noise once)",
     }
     return {
         "level": bootstrap.LEVEL,
         "resamples": int(len(draws.weights)),
         "units": draws.kind,
         "unit_count": draws.unit_count,
-        "method": f"percentile bootstrap over {how[draws.kind]}",
+        "method": f"jackknife over {units[draws.kind]} on the logit scale with Student's t for AUC, AP and rates; a percentile "
+                  "bootstrap over the same, widened as Student's t, for the rest",
     }
