@@ -1,7 +1,7 @@
 """From predictions to the tables of the report: every figure, for every group, with its interval.
 
 Two levels: `frame` (each crop by itself) and `video` (mean logit of its frames, all of them attacked).
-Two thresholds: `zero` (logit 0) and `frozen` (FPR 1 % on clean validation, from the checkpoint's card).
+Three thresholds: `zero` (logit 0), `frozen` and `frozen_fpr_5` (FPR 1 % and 5 % on clean validation, from the card).
 Groups: all samples; each data set if there are several; each manipulation method, its fakes against the real videos of
 its own data set; and each real source, which has rates but no ranking figures.
 """
@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from robust.evaluation import bootstrap, metrics
+from robust.evaluation import bootstrap, calibration, metrics
 from robust.evaluation.bootstrap import Interval, Resamples
 from robust.evaluation.predictions import Scores, cells_of, frame_scores, identities_of_videos, models_of
 from robust.evaluation.worst_case import with_worst_case
 
 LEVELS = ("frame", "video")
-THRESHOLDS = ("zero", "frozen")
+THRESHOLDS = ("zero", "frozen", "frozen_fpr_5")
 
 CLEAN_SHARES: dict[str, Callable] = {
     "accuracy": metrics.correct,
@@ -71,7 +71,7 @@ def build_tables(
 
     Args:
         predictions: PREDICTION_SCHEMA, as `check_predictions` returns it.
-        thresholds: for each model {"frame": logit, "video": logit}, frozen on clean validation; a level may lack.
+        thresholds: for each model {"frame": logit, "video": logit, "frame_fpr_5": ..., "video_fpr_5": ...}, frozen on clean validation; any may lack.
         resamples: of the bootstrap.
     Returns:
         {"clean": [record, ...], "attacks": [record, ...], "intervals": {...}, "counts": [...]}; docs/summary.md has the
@@ -100,6 +100,7 @@ def build_tables(
 def clean_figures(scores: Scores, draws: Resamples, at: Mapping[str, float | None]) -> dict:
     """Ranking figures and rates without an attack."""
     figures = _rankings(scores.clean, scores, draws, metrics.RANKINGS)
+    figures["ece"] = calibration_figure(scores.clean, scores, draws)
     figures["prevalence"] = float(np.mean(scores.labels == 1))
     figures["at"] = {name: _rates(CLEAN_SHARES, (scores.clean, scores.labels), scores, draws, threshold)
                      for name, threshold in at.items()}
@@ -111,11 +112,21 @@ def attack_figures(scores: Scores, draws: Resamples, at: Mapping[str, float | No
     ranking = _rankings(scores.adversarial, scores, draws, {"auc": metrics.RANKINGS["auc"]})
     logits = (scores.clean, scores.adversarial, scores.labels)
     rates = {name: _rates(ATTACK_SHARES, logits, scores, draws, threshold) for name, threshold in at.items()}
-    return {"robust_auc": ranking["auc"], "at": rates}
+    ece = calibration_figure(scores.adversarial, scores, draws)
+    return {"robust_auc": ranking["auc"], "ece": ece, "at": rates}
+
+
+def calibration_figure(logits: np.ndarray, scores: Scores, draws: Resamples) -> dict:
+    """Expected calibration error with its interval."""
+    if scores.labels.min() == scores.labels.max():
+        return missing("only one class here; a calibration error of one class says nothing")
+    error = calibration.expected_error(logits, scores.labels)
+    found = bootstrap.intervals(draws, scores.video_ids, lambda weights: {"ece": error(weights)}, smooth={"ece"})
+    return estimate(float(error(np.ones((1, len(scores))))[0]), found["ece"])
 
 
 def _thresholds_at(frozen: Mapping[str, float], level: str) -> dict[str, float | None]:
-    return {"zero": 0.0, "frozen": frozen.get(level)}
+    return {"zero": 0.0, "frozen": frozen.get(level), "frozen_fpr_5": frozen.get(f"{level}_fpr_5")}
 
 
 def _rankings(logits: np.ndarray, scores: Scores, draws: Resamples, figures: Mapping[str, Callable]) -> dict:

@@ -29,8 +29,9 @@ class EvaluatedModel:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Frozen thresholds by level; `threshold` is for videos, `frame_threshold` for single frames."""
-        keys = {"video": "threshold", "frame": "frame_threshold"}
+        """Frozen thresholds by level, at FPR 1 % and (`video_fpr_5`, `frame_fpr_5`) at 5 %; an older card has none of those."""
+        keys = {"video": "threshold", "frame": "frame_threshold",
+                "video_fpr_5": "threshold_fpr_5", "frame_fpr_5": "frame_threshold_fpr_5"}
         return {level: float(self.card[key]) for level, key in keys.items() if self.card.get(key) is not None}
 
     def describe(self) -> dict:
