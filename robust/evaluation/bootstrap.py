@@ -197,14 +197,16 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
 
 
-def percentile(values: np.ndarray, *, units: int) -> Interval | None:
+def percentile(values: np.ndarray, *, units: int, exact: bool = False) -> Interval | None:
     """The middle of (B,) values, 95 % and the more the fewer units; nan are dropped and counted. None if all are nan.
 
+    Args:
+        exact: the ends are values that occur, not means of two neighbours.
     Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.1: the expanded percentile interval.
     """
     defined = values[np.isfinite(values)]
     if len(defined) == 0 or units < 2:
         return None
     tail = norm.cdf(np.sqrt(units / (units - 1)) * t.ppf((1 - LEVEL) / 2, units - 1))
-    low, high = np.quantile(defined, [tail, 1 - tail])
+    low, high = np.quantile(defined, [tail, 1 - tail], method="inverted_cdf" if exact else "linear")
     return Interval(float(low), float(high), int(len(values) - len(defined)))

@@ -86,6 +86,9 @@ def build_summary(
         "epsilons": sorted({cell.epsilon for cell in cells}),
         "clean": list(tables["clean"]),
         "under_attack": list(tables["attacks"]),
+        "over_epsilon": list(tables["over_epsilon"]),
+        "risk_coverage": list(tables["risk_coverage"]),
+        "worst_groups": worst_groups(tables, names, attack, epsilon),
         "counts": list(tables["counts"]),
         "intervals": dict(tables["intervals"]),
         "data": dict(data),
@@ -100,6 +103,24 @@ def build_summary(
 def find(records: Sequence[Mapping], **wanted) -> dict | None:
     """The first record with these fields."""
     return next((dict(record) for record in records if all(record[key] == value for key, value in wanted.items())), None)
+
+
+def worst_groups(tables: Mapping, models: Sequence[str], attack: str, epsilon: float) -> list[dict]:
+    """For each model the manipulation method with the lowest clean AUC and the one with the highest attack success (logit 0)."""
+    found = []
+    for model in models:
+        for level in ("frame", "video"):
+            where = {"model": model, "level": level, "kind": "fake"}
+            clean = [(record["group"], record["auc"]) for record in tables["clean"] if where.items() <= record.items()]
+            where |= {"attack": attack, "epsilon": epsilon}
+            attacked = [(record["group"], record["at"]["zero"]["fake_to_real"]) for record in tables["attacks"]
+                        if where.items() <= record.items()]
+            for figure, rows, choose in (("auc", clean, min), ("fake_to_real", attacked, max)):
+                rows = [row for row in rows if row[1]["value"] is not None]
+                if rows:
+                    group, value = choose(rows, key=lambda row: row[1]["value"])
+                    found.append({"model": model, "level": level, "figure": figure, "group": group, **value})
+    return found
 
 
 def _attacks(cells: Sequence[Cell]) -> dict[str, dict]:
