@@ -48,7 +48,7 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         sources=_groups(summary, without="fake"),
         headline_attack=find(summary["attacks"], attack=summary["shown"]["attack"]),
         charts=_charts(summary),
-        histograms=_histograms(summary),
+        histogram=_histogram(summary),
         risks=_risk_charts(summary),
         over=_lookup(summary["over_epsilon"], "model", "level", "group"),
         worst=_lookup(summary["worst_groups"], "model", "level", "figure"),
@@ -122,18 +122,13 @@ def _point(epsilon: float, figure: Mapping) -> Point | None:
     return Point(epsilon, figure["value"], figure.get("low"), figure.get("high"))
 
 
-def _histograms(summary: Mapping) -> list[dict]:
-    """Share of each model's caught fakes by the smallest epsilon that turns them."""
-    charts = []
-    for level in ("frame", "video"):
-        records = [find(summary["over_epsilon"], model=model["name"], level=level, group="all") for model in summary["models"]]
-        found = [record["minimal_epsilon"] for record in records]
-        labels = [f"> {row['above']:g}" if row["up_to"] is None else f"≤ {row['up_to']:g}" for row in found[0]["bins"]]
-        series = [(record["model"], index, [row["count"] / max(1, minimal["among"]) for row in minimal["bins"]])
-                  for index, (record, minimal) in enumerate(zip(records, found, strict=True))]
-        svg = bar_chart(labels, series, title=f"Minimal epsilon of the caught fakes, {level}s", x_label="smallest epsilon that turns it")
-        charts.append({"level": level, "svg": Markup(svg)})
-    return charts
+def _histogram(summary: Mapping) -> Markup:
+    """Share of each model's caught fakes, frames, by the smallest epsilon that turns them."""
+    found = [find(summary["over_epsilon"], model=model["name"], level="frame", group="all")["minimal_epsilon"] for model in summary["models"]]
+    labels = [f"> {row['above']:g}" if row["up_to"] is None else f"≤ {row['up_to']:g}" for row in found[0]["bins"]]
+    series = [(model["name"], index, [row["count"] / max(1, minimal["among"]) for row in minimal["bins"]])
+              for index, (model, minimal) in enumerate(zip(summary["models"], found, strict=True))]
+    return Markup(bar_chart(labels, series, title="Minimal epsilon of the caught fakes, frames", x_label="smallest epsilon that turns it"))
 
 
 def _risk_charts(summary: Mapping) -> list[dict]:

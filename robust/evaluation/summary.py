@@ -119,7 +119,8 @@ def worst_groups(tables: Mapping, models: Sequence[str], attack: str, epsilon: f
                 rows = [row for row in rows if row[1]["value"] is not None]
                 if rows:
                     group, value = choose(rows, key=lambda row: row[1]["value"])
-                    found.append({"model": model, "level": level, "figure": figure, "group": group, **value})
+                    tied = sum(row[1]["value"] == value["value"] for row in rows)
+                    found.append({"model": model, "level": level, "figure": figure, "group": group, "tied": tied, **value})
     return found
 
 
