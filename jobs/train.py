@@ -259,6 +259,8 @@ def card_facts(config: Config, plan: Plan, facts: dict, metrics: dict) -> dict:
         "model": plan.name, "run": config.run.name, "epoch": int(metrics["epoch"]), "weights": facts["weights"],
         "recipe": plan.recipe.model_dump(mode="json"), "settings_from": plan.tuned or "config",
         "threshold": metrics["threshold"] - middle, "frame_threshold": metrics["frame_threshold"] - middle,
+        # A trial of an older search has none.
+        **{name: metrics[name] - middle for name in ("threshold_fpr_5", "frame_threshold_fpr_5") if metrics.get(name) is not None},
         "threshold_rule": f"FPR 1 % on {clean}", "zero_rule": f"logit 0: equal errors on frames of {clean}",
         "metrics": {name: None if value != value else value for name, value in figures.items()},
         "validation_threat": plan.threat.model_dump(mode="json"),

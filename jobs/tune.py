@@ -140,7 +140,7 @@ def trial_table(grid: tune.ResultGrid, *, root: str) -> list[dict]:
     rows = []
     for result in grid:
         metrics = result.metrics or {}
-        finite = {name: _finite(metrics.get(name)) for name in ("auc", "robust_auc", "attack_success", "threshold", "frame_threshold", "equal_error_logit", "frame_auc")}
+        finite = {name: _finite(metrics.get(name)) for name in ("auc", "robust_auc", "attack_success", "threshold", "frame_threshold", "threshold_fpr_5", "frame_threshold_fpr_5", "equal_error_logit", "frame_auc")}
         done = finite["robust_auc"] is not None
         rows.append({"trial": metrics.get("trial_id") or Path(result.path).name, "settings": dict(result.config), "status": "done" if done else "error", **finite,
                      "epochs": metrics.get("epoch", 0), "checkpoint": result.checkpoint.path.removeprefix(f"{root}/") if result.checkpoint else None,

@@ -9,21 +9,30 @@ too narrow. What is resampled here:
   are drawn with replacement instead, and a video counts as often as the product of its identities' counts: the
   pigeonhole bootstrap (Owen 2007, Ann. Appl. Stat. 1(2); Owen & Eckles 2012), which errs on the wide side.
 
+Smooth figures (AUC, AP, rates) do not get their interval from the resamples but from leaving each of these units out
+once, `jackknife.py`, as a percentile interval over few clusters covers too seldom. The others (EER, TPR at an FPR, weighted
+precision, medians) have percentile intervals, whose quantiles lie as much further out as Student's t is wider than the
+normal distribution (Hesterberg 2015, The American Statistician 69(4)).
+
 Which one was used, and over how many units, stands beside the figures.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+from scipy.stats import norm, t
 
 from robust.data.identity_groups import connected_components
+from robust.evaluation import jackknife
 from robust.evaluation.curves import Curve, ScoreOrder
 
-MIN_COMPONENTS = 20
-"""With fewer clusters than this a percentile interval over them covers badly."""
+MIN_COMPONENTS = 10
+"""With fewer clusters than this identities are resampled instead."""
+SMOOTH = frozenset({"auc", "ap"})
+"""Ranking figures that change little with any one cluster: their intervals are jackknife.py's."""
 
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
@@ -31,7 +40,7 @@ _CELLS_AT_ONCE = 4_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A 95 % interval; `dropped` resamples had no such figure (a class was missing) and were left out."""
+    """A 95 % interval; `dropped` resamples had no such figure (a class was missing) and were left out; 0 for a jackknife."""
 
     low: float
     high: float
@@ -61,6 +70,10 @@ class Resamples:
     def index(self, video_ids: np.ndarray) -> np.ndarray:
         """(n,) columns of these videos."""
         return np.searchsorted(self.video_ids, video_ids)
+
+    def units_of(self, video_ids: np.ndarray) -> np.ndarray:
+        """(n, 2) units of these videos."""
+        return self.units[self.index(video_ids)]
 
 
 def draw(video_ids: Sequence[str], identities: Sequence[Sequence[str]], *, count: int, seed: int) -> Resamples:
@@ -113,14 +126,50 @@ def ranking_interval(
     Returns:
         by name; None where no resample had the figure.
     """
-    order, columns = ScoreOrder(scores, labels), resamples.index(video_ids)
-    values = {name: [] for name in figures}
-    step = max(1, _CELLS_AT_ONCE // len(scores))
-    for start in range(0, len(resamples.weights), step):
-        curve = order.curve(resamples.weights[start:start + step][:, columns])
-        for name, figure in figures.items():
-            values[name].append(figure(curve))
-    return {name: percentile(np.concatenate(parts)) for name, parts in values.items()}
+    order = ScoreOrder(scores, labels)
+
+    def evaluate(weights):
+        curve = order.curve(weights)
+        return {name: figure(curve) for name, figure in figures.items()}
+
+    return intervals(resamples, video_ids, evaluate, smooth=SMOOTH & figures.keys())
+
+
+def intervals(
+    resamples: Resamples,
+    video_ids: np.ndarray,
+    evaluate: Callable[[np.ndarray], dict[str, np.ndarray]],
+    *,
+    smooth: Collection[str] = (),
+) -> dict[str, Interval | None]:
+    """Intervals of any figures of n samples.
+
+    Args:
+        video_ids: (n,) the video of each sample.
+        evaluate: (B, n) weights of the samples -> by name (B,) values; nan where a figure does not exist.
+        smooth: names of those in [0, 1] that have a jackknife interval; the others a percentile one.
+    """
+    whole = evaluate(np.ones((1, len(video_ids))))
+    found: dict[str, Interval | None] = {}
+    if smooth:
+        left_out = jackknife.deletions(resamples.units_of(video_ids), videos=len(np.unique(video_ids)))
+        for name in whole.keys() & set(smooth):
+            ends = jackknife.interval(
+                float(whole[name][0]), lambda weights, name=name: _in_parts(evaluate, weights)[name], left_out, level=LEVEL)
+            found[name] = None if ends is None else Interval(*ends, 0)
+    if whole.keys() - found.keys():
+        units = len(np.unique(resamples.units_of(video_ids)))
+        values = _in_parts(evaluate, resamples.weights, resamples.index(video_ids))
+        found |= {name: percentile(values[name], units=units) for name in whole if name not in found}
+    return {name: found[name] for name in whole}
+
+
+def _in_parts(evaluate, weights: np.ndarray, columns: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+    """Few rows of the weights at once, for the memory's sake."""
+    width = len(columns) if isinstance(columns, np.ndarray) else weights.shape[1]
+    step = max(1, _CELLS_AT_ONCE // width)
+    parts = [evaluate(weights[start:start + step][:, columns]) for start in range(0, len(weights), step)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def share_interval(resamples: Resamples, video_ids: np.ndarray, hits: np.ndarray, among: np.ndarray) -> Interval | None:
@@ -132,25 +181,32 @@ def share_interval(resamples: Resamples, video_ids: np.ndarray, hits: np.ndarray
     Args:
         hits, among: (n,) bool, hits within among.
     """
-    columns, videos = resamples.index(video_ids), len(resamples.video_ids)
-    top = np.bincount(columns, weights=hits, minlength=videos)
-    bottom = np.bincount(columns, weights=among, minlength=videos)
-    if bottom.sum() == 0:
+    if not among.any():
         return None
-    tops, bottoms = resamples.weights @ top, resamples.weights @ bottom
-    interval = percentile(np.divide(tops, bottoms, out=np.full(len(tops), np.nan), where=bottoms > 0))
-    if interval is None or 0 < top.sum() < bottom.sum():
-        return interval
-    open_end = ((1 - LEVEL) / 2) ** (1 / len(np.unique(resamples.units[bottom > 0])))
-    if top.sum() == 0:
-        return dataclasses.replace(interval, low=0.0, high=1 - open_end)
-    return dataclasses.replace(interval, low=open_end, high=1.0)
+    hits, video_ids = (hits & among)[among].astype(float), video_ids[among]
+    units, value = resamples.units_of(video_ids), float(hits.mean())
+    if 0 < value < 1:
+        left_out = jackknife.deletions(units, videos=len(np.unique(video_ids)))
+        ends = jackknife.interval(value, lambda weights: _ratio(weights @ hits, weights.sum(axis=1)), left_out, level=LEVEL)
+        return None if ends is None else Interval(*ends, 0)
+    open_end = ((1 - LEVEL) / 2) ** (1 / len(np.unique(units)))
+    return Interval(0.0, 1 - open_end, 0) if value == 0 else Interval(open_end, 1.0, 0)
 
 
-def percentile(values: np.ndarray) -> Interval | None:
-    """The middle 95 % of (B,) values; nan are dropped and counted. None if all are nan."""
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+
+
+def percentile(values: np.ndarray, *, units: int, exact: bool = False) -> Interval | None:
+    """The middle of (B,) values, 95 % and the more the fewer units; nan are dropped and counted. None if all are nan.
+
+    Args:
+        exact: the ends are values that occur, not means of two neighbours.
+    Source: Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 4.1: the expanded percentile interval.
+    """
     defined = values[np.isfinite(values)]
-    if len(defined) == 0:
+    if len(defined) == 0 or units < 2:
         return None
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    tail = norm.cdf(np.sqrt(units / (units - 1)) * t.ppf((1 - LEVEL) / 2, units - 1))
+    low, high = np.quantile(defined, [tail, 1 - tail], method="inverted_cdf" if exact else "linear")
     return Interval(float(low), float(high), int(len(values) - len(defined)))

@@ -24,6 +24,7 @@ RANKINGS = {
     "ap": curves.average_precision,
     "eer": curves.equal_error_rate,
     "tpr_at_fpr_1": lambda curve: curves.tpr_at_fpr(curve, fpr=0.01),
+    "tpr_at_fpr_5": lambda curve: curves.tpr_at_fpr(curve, fpr=0.05),
     **{
         f"log_weighted_precision_at_recall_{recall:g}": (
             lambda curve, recall=recall: curves.log_weighted_precision(curve, recall=recall)

@@ -29,13 +29,17 @@ class Series:
     points: tuple[Point, ...]
 
 
-def line_chart(series: Sequence[Series], *, ticks: Sequence[float], title: str, x_label: str = "epsilon") -> str:
+def line_chart(
+    series: Sequence[Series], *, ticks: Sequence[float], title: str, x_label: str = "epsilon", power: float = 0.5, dots: bool = True
+) -> str:
     """Shares over epsilon, with bands for the intervals.
 
     The axis of epsilon is drawn as its square root: the budgets double from one to the next, and 0 must be on it.
 
     Args:
         ticks: epsilons to label.
+        power: of the axis; 1 for anything but epsilon.
+        dots: one at each point.
         title: for people who cannot see the chart.
     Returns:
         one <svg> element.
@@ -43,53 +47,60 @@ def line_chart(series: Sequence[Series], *, ticks: Sequence[float], title: str, 
     largest = max(max(ticks), 1e-9)
     svg = ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "class": "chart"})
     ElementTree.SubElement(svg, "title").text = title
-    _grid(svg, ticks, largest, x_label)
+    _grid(svg, ticks, largest, x_label, power)
     for line in series:
-        _band(svg, line, largest)
+        _band(svg, line, largest, power)
     for line in series:
-        _line(svg, line, largest, x_label)
+        _line(svg, line, largest, power, dots, x_label)
     return ElementTree.tostring(svg, encoding="unicode")
 
 
-def _x(epsilon: float, largest: float) -> float:
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * (epsilon / largest) ** 0.5, 1)
+def _x(epsilon: float, largest: float, power: float) -> float:
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * (epsilon / largest) ** power, 1)
 
 
-def _y(share: float) -> float:
+def share_to_y(share: float) -> float:
     return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - share), 1)
 
 
-def _grid(svg, ticks: Sequence[float], largest: float, x_label: str) -> None:
+def horizontal_grid(svg) -> None:
+    """Lines and labels at 0 to 100 %."""
     for percent in (0, 25, 50, 75, 100):
-        y = str(_y(percent / 100))
+        y = str(share_to_y(percent / 100))
         attributes = {"x1": str(LEFT), "x2": str(WIDTH - RIGHT), "y1": y, "y2": y, "class": "grid"}
         ElementTree.SubElement(svg, "line", attributes)
-        _text(svg, LEFT - 6, float(y) + 3.5, str(percent), "end")
+        text(svg, LEFT - 6, float(y) + 3.5, str(percent), "end")
+    text(svg, 2, TOP - 2, "%", "start")
+
+
+def _grid(svg, ticks: Sequence[float], largest: float, x_label: str, power: float) -> None:
+    horizontal_grid(svg)
     for tick in ticks:
-        _text(svg, _x(tick, largest), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle")
-    _text(svg, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle")
-    _text(svg, 2, TOP - 2, "%", "start")
+        text(svg, _x(tick, largest, power), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle")
+    text(svg, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle")
 
 
-def _text(svg, x: float, y: float, content: str, anchor: str) -> None:
+def text(svg, x: float, y: float, content: str, anchor: str) -> None:
     ElementTree.SubElement(svg, "text", {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}).text = content
 
 
-def _band(svg, line: Series, largest: float) -> None:
+def _band(svg, line: Series, largest: float, power: float) -> None:
     points = [point for point in line.points if point.low is not None]
     if len(points) < 2:
         return
-    upper = [f"{_x(point.x, largest)},{_y(point.high)}" for point in points]
-    lower = [f"{_x(point.x, largest)},{_y(point.low)}" for point in reversed(points)]
+    upper = [f"{_x(point.x, largest, power)},{share_to_y(point.high)}" for point in points]
+    lower = [f"{_x(point.x, largest, power)},{share_to_y(point.low)}" for point in reversed(points)]
     ElementTree.SubElement(svg, "polygon", {"points": " ".join(upper + lower), "class": f"band s{line.style}"})
 
 
-def _line(svg, line: Series, largest: float, x_label: str) -> None:
-    corners = [(_x(point.x, largest), _y(point.y)) for point in line.points]
+def _line(svg, line: Series, largest: float, power: float, dots: bool, x_label: str) -> None:
+    corners = [(_x(point.x, largest, power), share_to_y(point.y)) for point in line.points]
     if not corners:
         return
     attributes = {"points": " ".join(f"{x},{y}" for x, y in corners), "class": f"line s{line.style}"}
     ElementTree.SubElement(svg, "polyline", attributes)
+    if not dots:
+        return
     for (x, y), point in zip(corners, line.points, strict=True):
         attributes = {"cx": str(x), "cy": str(y), "r": "3", "class": f"dot s{line.style}"}
         interval = "" if point.low is None else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"

@@ -1,7 +1,7 @@
 """From predictions to the tables of the report: every figure, for every group, with its interval.
 
 Two levels: `frame` (each crop by itself) and `video` (mean logit of its frames, all of them attacked).
-Two thresholds: `zero` (logit 0) and `frozen` (FPR 1 % on clean validation, from the checkpoint's card).
+Three thresholds: `zero` (logit 0), `frozen` and `frozen_fpr_5` (FPR 1 % and 5 % on clean validation, from the card).
 Groups: all samples; each data set if there are several; each manipulation method, its fakes against the real videos of
 its own data set; and each real source, which has rates but no ranking figures.
 """
@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from robust.evaluation import bootstrap, metrics
+from robust.evaluation import abstention, bootstrap, calibration, metrics, over_epsilon
 from robust.evaluation.bootstrap import Interval, Resamples
 from robust.evaluation.predictions import Scores, cells_of, frame_scores, identities_of_videos, models_of
-from robust.evaluation.worst_case import with_worst_case
+from robust.evaluation.worst_case import WORST, with_worst_case
 
 LEVELS = ("frame", "video")
-THRESHOLDS = ("zero", "frozen")
+THRESHOLDS = ("zero", "frozen", "frozen_fpr_5")
 
 CLEAN_SHARES: dict[str, Callable] = {
     "accuracy": metrics.correct,
@@ -71,10 +71,11 @@ def build_tables(
 
     Args:
         predictions: PREDICTION_SCHEMA, as `check_predictions` returns it.
-        thresholds: for each model {"frame": logit, "video": logit}, frozen on clean validation; a level may lack.
+        thresholds: for each model {"frame": logit, "video": logit, "frame_fpr_5": ..., "video_fpr_5": ...}, frozen on clean validation; any may lack.
         resamples: of the bootstrap.
     Returns:
-        {"clean": [record, ...], "attacks": [record, ...], "intervals": {...}, "counts": [...]}; docs/summary.md has the
+        {"clean": [record, ...], "attacks": [record, ...], "over_epsilon": [record, ...], "risk_coverage": [record, ...],
+        "intervals": {...}, "counts": [...]}; docs/summary.md has the
         fields.
     """
     predictions = with_worst_case(predictions)
@@ -92,14 +93,18 @@ def build_tables(
                         clean.append({**key, **clean_figures(part, draws, at)})
                     key = {"model": model, "attack": attack, "epsilon": epsilon, **key}
                     attacks.append({**key, **attack_figures(part, draws, at)})
+    over, risks = over_epsilon_records(predictions, draws), risk_records(predictions)
     for group in groups_of(frames):
         counts.append({"group": group.name, "kind": group.kind, **_counts(frames.select(group.mask(frames)))})
-    return {"clean": clean, "attacks": attacks, "counts": counts, "intervals": _describe(draws)}
+    return {"clean": clean, "attacks": attacks, "over_epsilon": over, "risk_coverage": risks, "counts": counts,
+            "intervals": _describe(draws)}
 
 
 def clean_figures(scores: Scores, draws: Resamples, at: Mapping[str, float | None]) -> dict:
     """Ranking figures and rates without an attack."""
     figures = _rankings(scores.clean, scores, draws, metrics.RANKINGS)
+    figures["ece"] = calibration_figure(scores.clean, scores, draws)
+    figures["aurc"] = abstention_figure(scores.clean, scores, draws)
     figures["prevalence"] = float(np.mean(scores.labels == 1))
     figures["at"] = {name: _rates(CLEAN_SHARES, (scores.clean, scores.labels), scores, draws, threshold)
                      for name, threshold in at.items()}
@@ -111,11 +116,65 @@ def attack_figures(scores: Scores, draws: Resamples, at: Mapping[str, float | No
     ranking = _rankings(scores.adversarial, scores, draws, {"auc": metrics.RANKINGS["auc"]})
     logits = (scores.clean, scores.adversarial, scores.labels)
     rates = {name: _rates(ATTACK_SHARES, logits, scores, draws, threshold) for name, threshold in at.items()}
-    return {"robust_auc": ranking["auc"], "at": rates}
+    ece = calibration_figure(scores.adversarial, scores, draws)
+    aurc = abstention_figure(scores.adversarial, scores, draws)
+    return {"robust_auc": ranking["auc"], "ece": ece, "aurc": aurc, "at": rates}
+
+
+def calibration_figure(logits: np.ndarray, scores: Scores, draws: Resamples) -> dict:
+    """Expected calibration error with its interval."""
+    if scores.labels.min() == scores.labels.max():
+        return missing("only one class here; a calibration error of one class says nothing")
+    error = calibration.expected_error(logits, scores.labels)
+    found = bootstrap.intervals(draws, scores.video_ids, lambda weights: {"ece": error(weights)}, smooth={"ece"})
+    return estimate(float(error(np.ones((1, len(scores))))[0]), found["ece"])
+
+
+def abstention_figure(logits: np.ndarray, scores: Scores, draws: Resamples) -> dict:
+    """Area under the risk-coverage curve at logit 0."""
+    area = abstention.aurc(logits, scores.labels)
+    found = bootstrap.intervals(draws, scores.video_ids, lambda weights: {"aurc": area(weights)}, smooth={"aurc"})
+    return estimate(float(area(np.ones((1, len(scores))))[0]), found["aurc"])
+
+
+def over_epsilon_records(predictions: pa.Table, draws: Resamples) -> list[dict]:
+    """Minimal epsilon and area under the robust AUC, of the worst case of all attacks; none of sources of reals."""
+    names = sorted({attack for attack, _ in cells_of(predictions)})
+    attack, records = WORST if WORST in names else names[0], []
+    epsilons = sorted({epsilon for name, epsilon in cells_of(predictions) if name == attack})
+    for model in models_of(predictions):
+        frames = [frame_scores(predictions, model, attack, epsilon) for epsilon in epsilons]
+        for level, cells in (("frame", frames), ("video", [part.videos() for part in frames])):
+            for group in [group for group in groups_of(cells[0]) if group.kind != "real"]:
+                mask = group.mask(cells[0])
+                chosen = [part.select(mask) for part in cells]
+                facts = (chosen[0].clean, np.stack([part.adversarial for part in chosen]), chosen[0].labels, chosen[0].video_ids,
+                         epsilons, draws)
+                area = missing("only one class here; a ranking figure needs both classes")
+                if len(set(chosen[0].labels.tolist())) == 2:
+                    value, interval, end = over_epsilon.area_under_auc(*facts)
+                    area = {**estimate(value, interval), "range": [0.0, end]}
+                records.append({"model": model, "level": level, "group": group.name, "kind": group.kind, "attack": attack,
+                                "minimal_epsilon": over_epsilon.minimal_epsilon(*facts), "mean_robust_auc": area})
+    return records
+
+
+def risk_records(predictions: pa.Table) -> list[dict]:
+    """Risk-coverage curves of all samples at logit 0, without an attack (attack None, epsilon 0) and under each."""
+    records = []
+    for model in models_of(predictions):
+        for index, (attack, epsilon) in enumerate(cells_of(predictions)):
+            frames = frame_scores(predictions, model, attack, epsilon)
+            for level, scores in (("frame", frames), ("video", frames.videos())):
+                for name, size, logits in ((None, 0.0, scores.clean), (attack, epsilon, scores.adversarial))[index > 0:]:
+                    risk = abstention.SurenessOrder(logits, scores.labels).risk()
+                    records.append({"model": model, "level": level, "attack": name, "epsilon": size,
+                                    "coverage": list(abstention.COVERAGES), "risk": risk})
+    return records
 
 
 def _thresholds_at(frozen: Mapping[str, float], level: str) -> dict[str, float | None]:
-    return {"zero": 0.0, "frozen": frozen.get(level)}
+    return {"zero": 0.0, "frozen": frozen.get(level), "frozen_fpr_5": frozen.get(f"{level}_fpr_5")}
 
 
 def _rankings(logits: np.ndarray, scores: Scores, draws: Resamples, figures: Mapping[str, Callable]) -> dict:
@@ -148,7 +207,7 @@ def _rate(share: metrics.Share, scores: Scores, draws: Resamples) -> dict:
 def estimate(value: float, interval: Interval | None) -> dict:
     """A figure as it stands in summary.json."""
     if interval is None:
-        return {"value": value, "low": None, "high": None, "reason": "no resample of the bootstrap has this figure"}
+        return {"value": value, "low": None, "high": None, "reason": "no interval: it rests on a single cluster of people, or no resample has this figure"}
     return {"value": value, "low": interval.low, "high": interval.high, "dropped": interval.dropped}
 
 
@@ -168,14 +227,15 @@ def _counts(frames: Scores) -> dict:
 
 
 def _describe(draws: Resamples) -> dict:
-    how = {
-        "components": "clusters of videos that share an identity, drawn with replacement",
-        "identities": "identities drawn with replacement; a video counts as the product of its identities' counts",
+    units = {
+        "components": "clusters of videos that share an identity",
+        "identities": "identities (a video counts as the product of its identities' counts, a pair's own noise once)",
     }
     return {
         "level": bootstrap.LEVEL,
         "resamples": int(len(draws.weights)),
         "units": draws.kind,
         "unit_count": draws.unit_count,
-        "method": f"percentile bootstrap over {how[draws.kind]}",
+        "method": f"jackknife over {units[draws.kind]} on the logit scale with Student's t for AUC, AP and rates; a percentile "
+                  "bootstrap over the same, widened as Student's t, for the rest",
     }

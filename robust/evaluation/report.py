@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from robust.evaluation.bars import bar_chart
 from robust.evaluation.certificate_table import certificate_charts
 from robust.evaluation.gallery import GAIN, Strip
 from robust.evaluation.plots import Point, Series, line_chart
@@ -49,6 +50,10 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         headline_attack=find(summary["attacks"], attack=summary["shown"]["attack"]),
         charts=_charts(summary),
         certificate_charts=certificate_charts(summary.get("smoothing")),
+        histogram=_histogram(summary),
+        risks=_risk_charts(summary),
+        over=_lookup(summary["over_epsilon"], "model", "level", "group"),
+        worst=_lookup(summary["worst_groups"], "model", "level", "figure"),
         failed=[gate for gate in summary["gates"] if not gate["passed"]],
         strips=strips,
         gain=GAIN,
@@ -118,3 +123,27 @@ def _point(epsilon: float, figure: Mapping) -> Point | None:
     if figure["value"] is None:
         return None
     return Point(epsilon, figure["value"], figure.get("low"), figure.get("high"))
+
+
+def _histogram(summary: Mapping) -> Markup:
+    """Share of each model's caught fakes, frames, by the smallest epsilon that turns them."""
+    found = [find(summary["over_epsilon"], model=model["name"], level="frame", group="all")["minimal_epsilon"] for model in summary["models"]]
+    labels = [f"> {row['above']:g}" if row["up_to"] is None else f"≤ {row['up_to']:g}" for row in found[0]["bins"]]
+    series = [(model["name"], index, [row["count"] / max(1, minimal["among"]) for row in minimal["bins"]])
+              for index, (model, minimal) in enumerate(zip(summary["models"], found, strict=True))]
+    return Markup(bar_chart(labels, series, title="Minimal epsilon of the caught fakes, frames", x_label="smallest epsilon that turns it"))
+
+
+def _risk_charts(summary: Mapping) -> list[dict]:
+    """Error over coverage, frames, without an attack and under that of the headline."""
+    charts = []
+    for title, attack, epsilon in (("no attack", None, 0.0), ("under the attack", summary["shown"]["attack"], summary["shown"]["epsilon"])):
+        series = []
+        for index, model in enumerate(summary["models"]):
+            curve = find(summary["risk_coverage"], model=model["name"], level="frame", attack=attack, epsilon=epsilon)
+            points = zip((100 * share for share in curve["coverage"]), curve["risk"], strict=True)
+            series.append(Series(model["name"], index, tuple(Point(x, y) for x, y in points)))
+        svg = line_chart(series, ticks=[0, 25, 50, 75, 100], title=f"Error over coverage, frames, {title}",
+                         x_label="answered, % (the surest first)", power=1, dots=False)
+        charts.append({"title": title, "svg": Markup(svg)})
+    return charts

@@ -29,8 +29,9 @@ class EvaluatedModel:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Frozen thresholds by level; `threshold` is for videos, `frame_threshold` for single frames."""
-        keys = {"video": "threshold", "frame": "frame_threshold"}
+        """Frozen thresholds by level, at FPR 1 % and (`video_fpr_5`, `frame_fpr_5`) at 5 %; an older card has none of those."""
+        keys = {"video": "threshold", "frame": "frame_threshold",
+                "video_fpr_5": "threshold_fpr_5", "frame_fpr_5": "frame_threshold_fpr_5"}
         return {level: float(self.card[key]) for level, key in keys.items() if self.card.get(key) is not None}
 
     def describe(self) -> dict:
@@ -91,6 +92,9 @@ def build_summary(
         "epsilons": sorted({cell.epsilon for cell in cells}),
         "clean": list(tables["clean"]),
         "under_attack": list(tables["attacks"]),
+        "over_epsilon": list(tables["over_epsilon"]),
+        "risk_coverage": list(tables["risk_coverage"]),
+        "worst_groups": worst_groups(tables, names, attack, epsilon),
         "counts": list(tables["counts"]),
         "intervals": dict(tables["intervals"]),
         "data": dict(data),
@@ -108,6 +112,25 @@ def build_summary(
 def find(records: Sequence[Mapping], **wanted) -> dict | None:
     """The first record with these fields."""
     return next((dict(record) for record in records if all(record[key] == value for key, value in wanted.items())), None)
+
+
+def worst_groups(tables: Mapping, models: Sequence[str], attack: str, epsilon: float) -> list[dict]:
+    """For each model the manipulation method with the lowest clean AUC and the one with the highest attack success (logit 0)."""
+    found = []
+    for model in models:
+        for level in ("frame", "video"):
+            where = {"model": model, "level": level, "kind": "fake"}
+            clean = [(record["group"], record["auc"]) for record in tables["clean"] if where.items() <= record.items()]
+            where |= {"attack": attack, "epsilon": epsilon}
+            attacked = [(record["group"], record["at"]["zero"]["fake_to_real"]) for record in tables["attacks"]
+                        if where.items() <= record.items()]
+            for figure, rows, choose in (("auc", clean, min), ("fake_to_real", attacked, max)):
+                rows = [row for row in rows if row[1]["value"] is not None]
+                if rows:
+                    group, value = choose(rows, key=lambda row: row[1]["value"])
+                    tied = sum(row[1]["value"] == value["value"] for row in rows)
+                    found.append({"model": model, "level": level, "figure": figure, "group": group, "tied": tied, **value})
+    return found
 
 
 def _attacks(cells: Sequence[Cell]) -> dict[str, dict]:

@@ -38,7 +38,7 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
     for record in summary["clean"]:
         if record["model"] == model:
             place = f"{record['level']}/{record['group']}"
-            for name in ("auc", "ap", "eer", "tpr_at_fpr_1"):
+            for name in ("auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5", "ece", "aurc"):
                 found.append((f"clean_{name}/{place}", 0, record[name]["value"]))
             found.append((f"clean_accuracy/{place}", 0, record["at"]["zero"]["accuracy"]["value"]))
     for record in summary["under_attack"]:
@@ -48,6 +48,11 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
             found.append((f"robust_auc/{place}", step, record["robust_auc"]["value"]))
             for name in ("fake_to_real", "real_to_fake", "robust_accuracy"):
                 found.append((f"{name}/{place}", step, record["at"]["zero"][name]["value"]))
+    for record in summary["over_epsilon"]:
+        if record["model"] == model:
+            place = f"{record['level']}/{record['group']}"
+            found.append((f"median_minimal_epsilon/{place}", 0, record["minimal_epsilon"]["value"]))
+            found.append((f"mean_robust_auc/{place}", 0, record["mean_robust_auc"]["value"]))
     found += corruption_scalars(summary, model) + codec_scalars(summary, model)
     return [(tag, step, value) for tag, step, value in found if value is not None]
 

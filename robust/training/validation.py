@@ -23,7 +23,8 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
 
     Returns:
         auc, robust_auc (video level), frame_auc, equal_error_logit (frames, clean), attack_success (fake to real at that logit,
-        frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits).
+        frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits), and at FPR 5 %:
+        threshold_fpr_5 and frame_threshold_fpr_5.
     """
     training = network.training
     network.eval()
@@ -45,6 +46,8 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
         "equal_error_logit": middle,
         "threshold": frozen_threshold(scores, labels),
         "frame_threshold": frozen_threshold(logits, crops.labels),
+        "threshold_fpr_5": frozen_threshold(scores, labels, fpr=0.05),
+        "frame_threshold_fpr_5": frozen_threshold(logits, crops.labels, fpr=0.05),
     }
 
 

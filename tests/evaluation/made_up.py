@@ -42,7 +42,7 @@ def made_up_models(names=("baseline", "defended")) -> list[EvaluatedModel]:
     architecture = {"name": "efficientnet_lite0", "input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3, "activation": "silu"}
     return [
         EvaluatedModel(name, {"schema": 1, "sha256": f"{index}" * 64, "architecture": architecture, "threshold": 0.8,
-                              "frame_threshold": 1.4, "recipe": name, "epochs": 3})
+                              "frame_threshold": 1.4, "threshold_fpr_5": 0.5, "frame_threshold_fpr_5": 0.9, "recipe": name, "epochs": 3})
         for index, name in enumerate(names)
     ]
 

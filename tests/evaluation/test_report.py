@@ -6,12 +6,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from made_up import made_up_strips, made_up_summary
+from made_up import CELLS, made_up_models, made_up_predictions, made_up_strips, made_up_summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robust.evaluation.plots import Point, Series, line_chart
+from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
-from robust.evaluation.summary import find, without_timing
+from robust.evaluation.summary import build_summary, find, without_timing
 from robust.evaluation.tensorboard import write_tensorboard
 
 
@@ -115,7 +116,7 @@ def test_figures_of_the_tables_are_those_of_the_summary(summary, page):
     for model in ("baseline", "defended"):
         record = find(summary["clean"], model=model, level="video", group="fine")
         row = " ".join(f"{100 * record[name]['value']:.1f} {100 * record[name]['low']:.1f}–{100 * record[name]['high']:.1f}"
-                       for name in ("auc", "ap", "eer", "tpr_at_fpr_1"))
+                       for name in ("auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5", "ece"))
         assert row in text
         cells = []
         for epsilon in summary["epsilons"]:
@@ -171,3 +172,27 @@ def test_event_files_hold_the_figures_and_the_images(summary, tmp_path):
     assert len(events.Scalars("robust_auc/fgsm/video/fine")) == 5
     assert {tag.split("/")[1] for tag in events.Tags()["images"]} == {"coarse", "blended", "fine"}
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_minimal_epsilon_worst_kind_and_abstention_are_on_the_page(summary, page):
+    text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", page)))
+    record = find(summary["over_epsilon"], model="defended", level="frame", group="all")
+    minimal, area = record["minimal_epsilon"], record["mean_robust_auc"]
+    assert f"{minimal['value']:.2f} {minimal['low']:.2f} to {minimal['high']:.2f}" in text
+    assert f"{100 * area['value']:.1f} {100 * area['low']:.1f}–{100 * area['high']:.1f}" in text and "from 0 to 8, as far as was measured" in text
+    worst = find(summary["worst_groups"], model="defended", level="frame", figure="fake_to_real")
+    assert f"Worst kind: {worst['group']}" in text
+    assert len(re.findall(r'class="bar s\d"', page)) == 2 * 6  # two models; up to each of five epsilons, and beyond
+    after = find(summary["under_attack"], model="baseline", attack="pgd", epsilon=0.5, level="frame", group="all")["aurc"]
+    assert f"{100 * after['value']:.1f} {100 * after['low']:.1f}–{100 * after['high']:.1f}" in text
+
+
+def test_a_card_without_the_second_threshold_makes_a_page_with_dashes():
+    models = made_up_models()
+    for model in models:
+        for name in ("threshold_fpr_5", "frame_threshold_fpr_5"):
+            del model.card[name]
+    tables = build_tables(made_up_predictions(identities=8, frames=1), {model.name: model.thresholds for model in models}, resamples=10, seed=0)
+    rates = find(tables["attacks"], model="defended", attack="pgd", epsilon=0.5, level="video", group="all")["at"]["frozen_fpr_5"]
+    assert rates["threshold"] is None and "no such threshold" in rates["fake_to_real"]["reason"]
+    parsed(render(build_summary(tables, run="old", models=models, cells=CELLS, headline=("pgd", 0.5), data={"videos": {}, "skipped": []}, settings={})))

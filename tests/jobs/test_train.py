@@ -123,7 +123,7 @@ def test_two_workers_train_a_model_that_can_be_loaded(trained, folder):
     assert (card["weights"], card["crops"]) == ("none: trained from scratch", {"train": 32, "validation": 16})
     assert card["recipe"]["attack"]["epsilon"] == 1 and card["validation_threat"]["epsilon"] == 1
     assert 0.4 < card["inputs"]["mean"] < 0.6 and 0.05 < card["inputs"]["std"] < 0.2  # noise of 40 to 240, halved in size
-    assert card["threshold_rule"] == "FPR 1 % on clean validation videos" and {"threshold", "frame_threshold", "code", "data_fingerprint"} <= card.keys()
+    assert card["threshold_rule"] == "FPR 1 % on clean validation videos" and {"threshold", "frame_threshold", "threshold_fpr_5", "frame_threshold_fpr_5", "code", "data_fingerprint"} <= card.keys()
     assert 0 <= card["metrics"]["robust_auc"] <= 1
     assert result["models"]["defended"] == {"trained_now": True, **card} and "defended: validation AUC" in result["summary"]
 
@@ -179,10 +179,11 @@ def test_use_everything_is_said_in_the_card(tmp_path):
     config = config_of(tmp_path, data={"splits": {"use_everything": True}})
     plan = job.plan_for(config, Storage.from_config(config.storage), "defended")
     facts = {"weights": "none", "crops": 32, "validation_crops": 32, "threshold_from_training_videos": True}
-    metrics = {"epoch": 2, "threshold": 0.1, "frame_threshold": 0.2, "equal_error_logit": 0.5, "auc": 1.0, "robust_auc": 0.5, "attack_success": float("nan")}
+    metrics = {"epoch": 2, "threshold": 0.1, "frame_threshold": 0.2, "equal_error_logit": 0.5, "threshold_fpr_5": 0.0, "auc": 1.0, "robust_auc": 0.5, "attack_success": float("nan")}
     card = job.card_facts(config, plan, facts, metrics)
     assert card["threshold_rule"] == "FPR 1 % on clean training videos (optimistic)"
     assert card["threshold"] == pytest.approx(-0.4) and card["frame_threshold"] == pytest.approx(-0.3)  # moved with logit 0
+    assert card["threshold_fpr_5"] == pytest.approx(-0.5) and "frame_threshold_fpr_5" not in card  # as in an older search
     assert card["metrics"] == {"auc": 1.0, "robust_auc": 0.5, "attack_success": None}
 
 

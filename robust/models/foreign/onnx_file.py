@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robust.config import AuditedModelConfig
 from robust.errors import UserError
-from robust.models.foreign.onnx_operators import OPERATORS, Unsupported, attribute_value, to_tensor
+from robust.models.foreign.onnx_operators import OPERATORS, attribute_value, to_tensor
 
 TOLERANCE = 1e-3
 """Difference from onnxruntime, relative to the largest output, that another order of float32 sums explains."""
