@@ -65,7 +65,7 @@ def evaluate(config: Config, storage: Storage) -> dict:
     began = time.monotonic()
     status = image_folder.import_images(storage, config) if config.evaluate.images else read_status(storage, config.run.name)
     candidates = find_candidates(config, storage)
-    cells = attack_block.cells(config.evaluate)
+    cells, not_run = surrogates.possible_cells(candidates, attack_block.cells(config.evaluate))
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size,
                               max_frames=config.evaluate.frames_per_video)
     if not plan:
@@ -80,6 +80,7 @@ def evaluate(config: Config, storage: Storage) -> dict:
         for target in candidates for candidate, cell, result in collect(config, storage, [target], plan, cells_of[target])))
     gates = run_gates(config, storage, candidates, status, cells)
     parts = {
+        "not_run": not_run,
         "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
         "codec": measure_codecs(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
         "smoothing": measure_smoothing(config, storage, candidates, status, run=run_tasks),
@@ -121,7 +122,7 @@ def shown_attack(config: Config, cells: list[Cell]) -> tuple[str, float]:
 
 def summarise(
     config: Config, status: pa.Table, candidates: list[Candidate], cells: list[Cell], plan: list[Block],
-    predictions: pa.Table, gates: list[dict], parts: dict[str, dict | None], timing: dict,
+    predictions: pa.Table, gates: list[dict], parts: dict[str, dict | list | None], timing: dict,
 ) -> dict:
     """The document of summary.json."""
     models = [EvaluatedModel(candidate.name, candidate.card) for candidate in candidates]

@@ -10,23 +10,25 @@ from torch import nn
 from jobs.candidates import Candidate, load_model
 from robust.attacks.registry import NEEDS_SURROGATES
 from robust.attacks.transfer import AtInputSize
-from robust.errors import ConfigError
 from robust.evaluation.attack_block import Cell
 
 
-def cells_of(target: Candidate, candidates: Sequence[Candidate], cells: Sequence[Cell]) -> list[Cell]:
-    """The cells for one target; those of transfer name the weights of its surrogates, so their results depend on them.
+def possible_cells(candidates: Sequence[Candidate], cells: Sequence[Cell]) -> tuple[list[Cell], list[dict]]:
+    """The cells that can be run, and what is left out: transfer, where all checkpoints have the same weights.
 
-    Raises:
-        ConfigError: there is no checkpoint with other weights than the target's.
+    Returns:
+        the cells, and {"attack", "reason"} of each attack left out, for summary.json.
     """
+    if len({candidate.sha256 for candidate in candidates}) > 1:
+        return list(cells), []
+    left_out = sorted({cell.attack for cell in cells} & NEEDS_SURROGATES)
+    reason = "it is made on another checkpoint than the one it is tried on, and there is none; evaluate.checkpoints may name one"
+    return [cell for cell in cells if cell.attack not in left_out], [{"attack": name, "reason": reason} for name in left_out]
+
+
+def cells_of(target: Candidate, candidates: Sequence[Candidate], cells: Sequence[Cell]) -> list[Cell]:
+    """The cells for one target; those of transfer name the weights of its surrogates, so their results depend on them."""
     others = tuple(sorted({candidate.sha256 for candidate in candidates} - {target.sha256}))
-    needed = sorted({cell.attack for cell in cells} & NEEDS_SURROGATES)
-    if needed and not others:
-        raise ConfigError(
-            f"evaluate.suite: its {needed[0]} makes images on another checkpoint than {target.name}, and there is none; "
-            f"name one in evaluate.checkpoints, or choose a suite without {needed[0]}"
-        )
     return [dataclasses.replace(cell, surrogates=others) if cell.attack in NEEDS_SURROGATES else cell for cell in cells]
 
 

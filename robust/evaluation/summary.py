@@ -57,6 +57,7 @@ def build_summary(
     checks: Sequence[Mapping] = (),
     smoothing: Mapping | None = None,
     gates: Sequence[Mapping] = (),
+    not_run: Sequence[Mapping] = (),
     corruptions: Mapping | None = None,
     codec: Mapping | None = None,
     timing: Mapping | None = None,
@@ -74,6 +75,7 @@ def build_summary(
         smoothing: from `certificate_table.certificate_figures`; None: nothing was certified.
         gates: {"model", "name", "passed", "measured", "remedy"} of each gate on each model; none: they were not run. If
             one failed, there is no headline.
+        not_run: {"attack", "reason"} of each attack of the suite that was left out.
         corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
         codec: from `codec_table.codec_figures`; None: it was not measured.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
@@ -89,6 +91,7 @@ def build_summary(
         "threat_model": THREAT_MODEL,
         "models": [model.describe() for model in models],
         "attacks": list(attacks.values()),
+        "not_run": list(not_run),
         "epsilons": sorted({cell.epsilon for cell in cells}),
         "clean": list(tables["clean"]),
         "under_attack": list(tables["attacks"]),

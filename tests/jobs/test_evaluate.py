@@ -1,5 +1,6 @@
 """jobs/evaluate.py on two small models and made-up crops, with a small local Ray."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from robust.attacks.transfer import mi_fgsm
 from robust.config import dump_yaml, parse
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
-from robust.errors import ConfigError, UserError
+from robust.errors import UserError
 from robust.evaluation import attack_block, blocks
 from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import save_checkpoint
@@ -258,15 +259,18 @@ def test_transfer_is_made_on_the_other_checkpoints_and_kept_under_their_weights(
     assert len(tasks) == len(plan) and {item.attack for task in tasks for item in task.items} == {"transfer"}
 
 
-def test_transfer_with_a_single_checkpoint_is_refused_before_any_work(folder, by_hand, monkeypatch, tmp_path):
-    monkeypatch.setattr(block_tasks, "run_task", None)
-    config = config_of(folder, epsilons=[4], headline=["worst", 4], suites=TRANSFER)
+def test_transfer_with_a_single_checkpoint_is_left_out_and_said(folder, by_hand, monkeypatch):
+    config = config_of(folder, epsilons=[4], headline=["worst", 4], suites=TRANSFER, bootstrap=10, gates={"enabled": False})
     storage = Storage.from_config(config.storage)
     baseline, _ = job.find_candidates(config, storage)
-    for alone in ([baseline], [baseline, baseline]):  # the same weights twice are one checkpoint
+    twin = dataclasses.replace(baseline, name="twin")
+    for alone in ([baseline], [baseline, twin]):  # the same weights twice are one checkpoint
         monkeypatch.setattr(job, "find_candidates", lambda *_: alone)
-        with pytest.raises(ConfigError, match="another checkpoint than baseline, and there is none; name one in evaluate.checkpoints"):
-            job.evaluate(config, storage)
+        job.evaluate(config, storage)
+        summary = summary_of(folder)
+        assert [one["attack"] for one in summary["not_run"]] == ["transfer"]
+        assert [attack["attack"] for attack in summary["attacks"]] == ["pgd"]
+        assert "Not run: transfer" in storage.read_bytes(f"{RUN}/report/index.html").decode()
 
 
 def test_more_checkpoints_stand_beside_the_runs_own(folder, by_hand):
