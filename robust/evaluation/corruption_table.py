@@ -64,23 +64,28 @@ def corruption_figures(rows: pa.Table, models: Sequence[str], *, resamples: int,
 def _model_figures(rows: pa.Table, model: str, severities: Sequence[int], draws: Resamples) -> dict:
     of_model = rows.filter(pc.field("model") == model)
     clean, _ = _auc(of_model, CLEAN.name, CLEAN.severity, draws)
-    cells, resampled = [], []
+    cells, orders = [], []
     for name in KINDS:
         for severity in severities:
-            auc, values = _auc(of_model, name, severity, draws)
+            auc, order = _auc(of_model, name, severity, draws)
             cells.append({"corruption": name, "severity": severity, "auc": auc})
-            resampled.append(values)
+            orders.append(order)
     figures = {"model": model, "clean_auc": clean, "cells": cells}
     if clean["value"] is None:
         return {**figures, "mean_auc": clean, "worst_auc": clean, "worst": None}
+
+    def mean(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {"auc": np.mean([curves.auc(order.curve(weights)) for order in orders], axis=0)}
+
+    video_ids = np.unique(of_model.column("video_id").to_numpy(zero_copy_only=False).astype(str))
+    interval = bootstrap.intervals(draws, video_ids, mean, smooth=("auc",))["auc"]
     worst = min(cells, key=lambda cell: cell["auc"]["value"])
-    mean = estimate(float(np.mean([cell["auc"]["value"] for cell in cells])), bootstrap.percentile(np.mean(resampled, axis=0)))
-    return {**figures, "mean_auc": mean, "worst_auc": worst["auc"],
-            "worst": {key: worst[key] for key in ("corruption", "severity")}}
+    return {**figures, "mean_auc": estimate(float(np.mean([cell["auc"]["value"] for cell in cells])), interval),
+            "worst_auc": worst["auc"], "worst": {key: worst[key] for key in ("corruption", "severity")}}
 
 
-def _auc(rows: pa.Table, corruption: str, severity: int, draws: Resamples) -> tuple[Mapping, np.ndarray]:
-    """The AUC over videos with its interval, and its values in the resamples (B,), nan where a class is missing."""
+def _auc(rows: pa.Table, corruption: str, severity: int, draws: Resamples) -> tuple[Mapping, curves.ScoreOrder | None]:
+    """The AUC over videos with its interval, and the videos in the order of their scores; None where a class is missing."""
     part = rows.filter((pc.field("corruption") == corruption) & (pc.field("severity") == severity))
     frame_videos = np.array(part.column("video_id").to_pylist(), dtype=str)
     video_ids, scores = metrics.video_scores(part.column("logit").to_numpy(), frame_videos)
@@ -89,6 +94,6 @@ def _auc(rows: pa.Table, corruption: str, severity: int, draws: Resamples) -> tu
     try:
         value = metrics.auc(scores, labels)
     except ValueError as error:
-        return missing(str(error)), np.full(len(draws.weights), np.nan)
-    values = curves.auc(curves.ScoreOrder(scores, labels).curve(draws.weights[:, draws.index(video_ids)]))
-    return estimate(value, bootstrap.percentile(values)), values
+        return missing(str(error)), None
+    interval = bootstrap.ranking_interval(draws, video_ids, scores, labels, {"auc": curves.auc})["auc"]
+    return estimate(value, interval), curves.ScoreOrder(scores, labels)
