@@ -42,7 +42,7 @@ def config_file(tmp_path, videos, uri: str):
         "train": {"batch_size": 4, "workers": 2, "validation": {"max_images": 8, "steps": 2},
                   "baseline": {"epochs": 1}, "defended": {"epochs": 1, "attack": {"steps": 2}}},
         "tune": {"samples": 1, "epochs": 1, "grace_epochs": 1, "threat": {"max_images": 8, "steps": 2}},
-        "evaluate": {"epsilons": [1], "headline": ["pgd", 1], "suite": "tiny", "suites": {"tiny": {"pgd": {"steps": 2}}}, "bootstrap": 20, "gallery": 1},
+        "evaluate": {"epsilons": [1], "headline": ["pgd", 1], "suite": "tiny", "suites": {"tiny": {"pgd": {"steps": 2}}}, "bootstrap": 20, "gallery": 1, "corruptions": {"severities": [3], "frames_per_video": 1}},
     })
     path = tmp_path / "config.yaml"
     path.write_text(text)
