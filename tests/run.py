@@ -6,8 +6,7 @@
     python -m tests.run -m 'not cluster'    with -m or paths: plain pytest
 
 Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those, the other with all that
-need no cluster and the one long test of `ray job submit`. The first is shown while it runs, the other after it. Exit code 0
-only if both passed.
+need no cluster. The first is shown while it runs, the other after it. Exit code 0 only if both passed.
 """
 
 import os
@@ -27,10 +26,10 @@ def main(options: list[str]) -> int:
         return subprocess.run(pytest([*part("fault", "faults"), *options])).returncode
     with tempfile.TemporaryFile() as output:
         # Each half remembers its own failures: one cache would keep those of the half that ends last.
-        in_process = pytest([*part("(not cluster or submitted) and not fault", "in-process"), *options])
+        in_process = pytest([*part("not cluster and not fault", "in-process"), *options])
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small nets: a second thread would only wait
         beside = subprocess.Popen(in_process, stdout=output, stderr=subprocess.STDOUT, env=one_thread)
-        cluster = pytest([*part("cluster and not submitted and not fault", "cluster"), *options])
+        cluster = pytest([*part("cluster and not fault", "cluster"), *options])
         codes = [subprocess.run(cluster).returncode, beside.wait()]
         output.seek(0)
         sys.stdout.flush()

@@ -50,7 +50,6 @@ def config_file(tmp_path, videos, uri: str):
 
 
 @pytest.mark.cluster
-@pytest.mark.submitted
 @pytest.mark.timeout(1200)
 def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
     config = config_file(tmp_path, videos, s3.uri)
