@@ -71,6 +71,8 @@ def minimal_epsilon(
     units = len(np.unique(draws.units_of(video_ids[caught])))
     ends = bootstrap.percentile(np.where(np.isinf(values), 1e9, values), units=units, exact=True)
     low, high = (None, None) if ends is None else (_known(ends.low), _known(ends.high))
+    if value < epsilons[0]:  # nothing was tried below: a straight line from 0 would be a guess
+        return {**record, "at_most": float(epsilons[0]), "reason": f"at most {epsilons[0]:g}: more than half of the caught fakes are turned at it"}
     if np.isinf(value):
         return {**record, "low": low, "reason": f"more than {epsilons[-1]:g}: fewer than half of the caught fakes are turned at it"}
     return {**record, "value": value, "low": low, "high": high, "dropped": 0 if ends is None else ends.dropped}

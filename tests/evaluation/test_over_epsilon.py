@@ -47,6 +47,8 @@ def test_the_record_says_between_which_epsilons_and_where_the_interval_is_open()
     assert record["high"] is None  # beyond 4
     none = over_epsilon.minimal_epsilon(clean, np.ones((3, count)), labels, ids, EPSILONS, draws)
     assert none["value"] is None and "more than 4" in none["reason"]
+    at_once = over_epsilon.minimal_epsilon(clean, -np.ones((3, count)), labels, ids, EPSILONS, draws)
+    assert at_once["value"] is None and at_once["low"] is None and at_once["at_most"] == EPSILONS[0]
 
 
 def test_area_ends_at_16_or_at_what_was_measured():
