@@ -11,8 +11,8 @@ import sys
 import torch
 
 from benchmarks.attack_reference import compare, print_table
-from jobs.cli import run_job
 from jobs.candidates import OWN_MODELS
+from jobs.cli import run_job
 from robust.config import Config
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor

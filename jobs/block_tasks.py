@@ -122,3 +122,16 @@ def collect(
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         yield from pool.map(read, wanted)
+
+
+def measured(
+    config: Config, storage: Storage, candidates: Sequence[Candidate], plan: Sequence[Block], measure: Measure, items: Sequence[Item],
+    *, read: Read, run: Callable, unit: str
+) -> Iterator[tuple[Candidate, Item, pa.Table]]:
+    """All results of a measurement, those that are missing computed first.
+
+    Args:
+        run: run(config, storage, tasks, unit=...) does the tasks and returns when all are done.
+    """
+    run(config, storage, missing_tasks(config, storage, candidates, plan, measure, items, read=read), unit=unit)
+    return collect(config, storage, candidates, plan, items)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
-from jobs.block_tasks import collect, missing_tasks
+from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.config import Config, ExtractConfig
@@ -50,10 +50,8 @@ def measure_codecs(
                               block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
     if not plan:
         raise UserError(f"the {SPLIT} split has no fakes with a face to share; set evaluate.codec.enabled=false")
-    tasks = missing_tasks(config, storage, candidates, plan, share_crops, items, read=read_boxes)
-    run(config, storage, tasks, unit="shared crops")
-    rows = pa.concat_tables(_named(result, candidate.name, item)
-                            for candidate, item, result in collect(config, storage, candidates, plan, items))
+    results = measured(config, storage, candidates, plan, share_crops, items, read=read_boxes, run=run, unit="shared crops")
+    rows = pa.concat_tables(_named(result, candidate.name, item) for candidate, item, result in results)
     rows = rows.sort_by([(name, "ascending") for name in CODEC_SCHEMA.names[:7]])
     storage.write_table(RunFolder(storage, config).key("evaluate", "codec.parquet"), rows)
     return codec_figures(rows, [candidate.name for candidate in candidates], items,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from jobs.block_tasks import collect, missing_tasks
+from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.checks import require_eval_mode
@@ -35,10 +35,8 @@ def measure_corruptions(
         return None
     items = corruptions.grid(settings.severities)
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
-    tasks = missing_tasks(config, storage, candidates, plan, score_corrupted, items, read=read_stored)
-    run(config, storage, tasks, unit="corrupted crops")
-    rows = pa.concat_tables(as_rows(result, candidate.name, item)
-                            for candidate, item, result in collect(config, storage, candidates, plan, items))
+    results = measured(config, storage, candidates, plan, score_corrupted, items, read=read_stored, run=run, unit="corrupted crops")
+    rows = pa.concat_tables(as_rows(result, candidate.name, item) for candidate, item, result in results)
     rows = rows.sort_by([(name, "ascending") for name in CORRUPTION_SCHEMA.names[:5]])
     storage.write_table(RunFolder(storage, config).key("evaluate", "corruptions.parquet"), rows)
     return corruption_figures(rows, [candidate.name for candidate in candidates],

@@ -11,7 +11,6 @@ import ray
 
 from jobs.candidates import Candidate, load_model
 from jobs.task_pool import device_of, remote, require_resources
-
 from robust.config import Config
 from robust.evaluation import blocks, credibility
 from robust.evaluation.attack_block import Cell

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from jobs.block_tasks import collect, missing_tasks
+from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.checks import require_eval_mode, require_plausible_inputs
@@ -18,8 +18,13 @@ from robust.data.inputs import to_tensor
 from robust.defenses.smoothing import Smoothing, certify, count_votes
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import logits
-from robust.evaluation.blocks import SPLIT
-from robust.evaluation.certificate_table import CERTIFICATE_SCHEMA, as_certificates, certificate_figures, certificate_rows
+from robust.evaluation.blocks import SPLIT, Block
+from robust.evaluation.certificate_table import (
+    CERTIFICATE_SCHEMA,
+    as_certificates,
+    certificate_figures,
+    certificate_rows,
+)
 from robust.storage import Storage
 
 
@@ -32,17 +37,19 @@ def measure_smoothing(config: Config, storage: Storage, candidates: Sequence[Can
     settings = config.evaluate.smoothing
     if not settings.enabled:
         return None
-    evaluate = config.evaluate.model_copy(update={"frames_per_video": settings.frames_per_video})
-    config = config.model_copy(update={"evaluate": evaluate})  # its own crops of a video: a certificate costs n0 + n passes
     items = [Smoothing(sigma, settings.n0, settings.n, settings.alpha) for sigma in sorted(set(settings.sigmas))]
-    plan = blocks.plan_blocks(status, split=SPLIT, block_size=evaluate.block_size, max_frames=evaluate.frames_per_video)
-    run(config, storage, missing_tasks(config, storage, candidates, plan, certify_crops, items), unit="certified crops")
-    rows = pa.concat_tables(as_certificates(result, candidate.name, item)
-                            for candidate, item, result in collect(config, storage, candidates, plan, items))
+    plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
+    results = measured(config, storage, candidates, plan, certify_crops, items, read=read_few, run=run, unit="certified crops")
+    rows = pa.concat_tables(as_certificates(result, candidate.name, item) for candidate, item, result in results)
     rows = rows.sort_by([(name, "ascending") for name in CERTIFICATE_SCHEMA.names[:4]])
     storage.write_table(RunFolder(storage, config).key("evaluate", "certificates.parquet"), rows)
     return certificate_figures(rows, [candidate.name for candidate in candidates], items,
-                               resamples=evaluate.bootstrap, seed=config.run.seed)
+                               resamples=config.evaluate.bootstrap, seed=config.run.seed)
+
+
+def read_few(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, np.ndarray]:
+    """The crops at the model's input size, of fewer frames than are attacked: a certificate costs n0 + n passes."""
+    return blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=config.evaluate.smoothing.frames_per_video)
 
 
 def certify_crops(model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Smoothing, config: Config, device: str) -> pa.Table:

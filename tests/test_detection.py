@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from robust.config import ExtractConfig, StorageConfig
-from robust.contact_strip import FAKE_COLOUR, MARGIN, LINE, REAL_COLOUR, colour, contact_strip
+from robust.contact_strip import FAKE_COLOUR, LINE, MARGIN, REAL_COLOUR, colour, contact_strip
 from robust.data.extraction import extract_video
 from robust.data.faces import Face
 from robust.data.inputs import to_input

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from robust.attacks.threat import L2, Linf
 
-
 Norm = type[Linf] | type[L2]
 
 

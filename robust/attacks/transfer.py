@@ -100,7 +100,7 @@ def transfer(
 
     Args:
         model: the target; here so that all attacks are called alike.
-        surrogates: other models, with (N,) logits for images of the target's size; see `at_input_size`.
+        surrogates: other models, with (N,) logits for images of the target's size; see AtInputSize.
         settings: of mi_fgsm.
     Raises:
         ValueError: no surrogates, or what mi_fgsm refuses.

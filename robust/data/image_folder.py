@@ -26,7 +26,15 @@ from robust.config import Config
 from robust.data.layouts.matching import describe_missing, read_csv
 from robust.data.rows import FAKE, REAL, VideoRow, make_row
 from robust.data.shards import (
-    STATUS_SUFFIX, decode_image, delete_shard, encode_image, read_status, shard_key, status_key, write_shard)
+    STATUS_SUFFIX,
+    decode_image,
+    delete_shard,
+    encode_image,
+    read_status,
+    shard_key,
+    status_key,
+    write_shard,
+)
 from robust.data.tree import FileTree
 from robust.errors import UserError
 

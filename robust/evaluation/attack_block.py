@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-
 from collections.abc import Sequence
 
 import numpy as np

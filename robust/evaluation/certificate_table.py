@@ -14,7 +14,7 @@ from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.metrics import Share
 from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.predictions import identities_of_videos
-from robust.evaluation.protocol import estimate, missing
+from robust.evaluation.protocol import share_figure
 
 POINTS = 13
 """Radii of a curve, from 0 to the largest that the votes can certify."""
@@ -78,11 +78,7 @@ def _figures(rows: pa.Table, item: Smoothing, draws: Resamples) -> dict:
     right, everyone, fakes = verdicts == labels, np.ones(len(labels), bool), labels == 1
 
     def rate(hits: np.ndarray, among: np.ndarray) -> dict:
-        if not among.any():
-            return missing("no crop is counted in it: none of this class")
-        share = Share(hits=hits & among, among=among)
-        interval = bootstrap.share_interval(draws, video_ids, share.hits, share.among)
-        return {**estimate(share.value(), interval), "hits": int(share.hits.sum()), "among": int(among.sum())}
+        return share_figure(Share(hits=hits & among, among=among), video_ids, draws, if_none="no crop is counted in it: none of this class")
 
     curve = []
     for at in np.linspace(0, item.largest_radius, POINTS):

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from robust.evaluation import bootstrap
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.codec import LOSSLESS, Sharing
+from robust.evaluation.metrics import Share
 from robust.evaluation.predictions import identities_of_videos
-from robust.evaluation.protocol import estimate, missing
+from robust.evaluation.protocol import share_figure
 
 CODEC_SCHEMA = pa.schema(
     [
@@ -67,11 +68,5 @@ def _figures(part: pa.Table, draws: Resamples) -> dict:
         "found_clean": (np.isfinite(clean), everything),
         "found_attacked": (np.isfinite(adversarial), everything),
     }
-    return {name: _share(videos, hits, among, draws) for name, (hits, among) in shares.items()}
-
-
-def _share(videos: np.ndarray, hits: np.ndarray, among: np.ndarray, draws: Resamples) -> dict:
-    if not among.any():
-        return missing("no fake was caught after this channel without an attack")
-    figure = estimate(float(hits.sum() / among.sum()), bootstrap.share_interval(draws, videos, hits, among))
-    return {**figure, "hits": int(hits.sum()), "among": int(among.sum())}
+    return {name: share_figure(Share(hits=hits, among=among), videos, draws, if_none="no fake was caught after this channel without an attack")
+            for name, (hits, among) in shares.items()}

@@ -20,6 +20,7 @@ from robust.evaluation.predictions import Scores, cells_of, frame_scores, identi
 from robust.evaluation.worst_case import WORST, with_worst_case
 
 LEVELS = ("frame", "video")
+NOTHING_COUNTED = "no sample is counted in it: none of this class, or none was right before the attack"
 THRESHOLDS = ("zero", "frozen", "frozen_fpr_5")
 
 CLEAN_SHARES: dict[str, Callable] = {
@@ -193,14 +194,15 @@ def _rates(
         return {"threshold": None, **{name: missing("the checkpoint's card has no such threshold") for name in shares}}
     rates: dict = {"threshold": threshold}
     for name, share in shares.items():
-        rates[name] = _rate(share(*logits, threshold=threshold), scores, draws)
+        rates[name] = share_figure(share(*logits, threshold=threshold), scores.video_ids, draws, if_none=NOTHING_COUNTED)
     return rates
 
 
-def _rate(share: metrics.Share, scores: Scores, draws: Resamples) -> dict:
+def share_figure(share: metrics.Share, video_ids: np.ndarray, draws: Resamples, *, if_none: str) -> dict:
+    """A share as it stands in summary.json, with its interval and counts; `if_none` says why if nothing is counted in it."""
     if not share.among.any():
-        return missing("no sample is counted in it: none of this class, or none was right before the attack")
-    interval = bootstrap.share_interval(draws, scores.video_ids, share.hits, share.among)
+        return missing(if_none)
+    interval = bootstrap.share_interval(draws, video_ids, share.hits, share.among)
     return {**estimate(share.value(), interval), "hits": int(share.hits.sum()), "among": int(share.among.sum())}
 
 

@@ -10,8 +10,6 @@ from robust.data.shard_plan import plan_shards, stale_shards
 from robust.data.shards import STATUS_SCHEMA
 
 
-
-
 def rows(count, *, dataset="d", split="train"):
     return [VideoRow(f"{dataset}/m/{i:03d}-{split}", "u", i % 2, dataset, "m", (f"{dataset}:{i}",), split)
             for i in range(count)]

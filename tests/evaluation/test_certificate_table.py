@@ -7,7 +7,13 @@ from made_up import made_up_summary
 from test_report import parsed
 
 from robust.defenses.smoothing import Certified, Smoothing
-from robust.evaluation.certificate_table import CERTIFICATE_SCHEMA, as_certificates, certificate_charts, certificate_figures, certificate_rows
+from robust.evaluation.certificate_table import (
+    CERTIFICATE_SCHEMA,
+    as_certificates,
+    certificate_charts,
+    certificate_figures,
+    certificate_rows,
+)
 from robust.evaluation.report import render
 
 ITEMS = [Smoothing(16, 10, 200, 0.001), Smoothing(64, 10, 200, 0.001)]

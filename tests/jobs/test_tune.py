@@ -101,8 +101,9 @@ def test_a_search_that_only_reports_changes_nothing(tmp_path):
 def stopping_trial(folder: Path, driver: int):
     """The real trial; the second one to start sends Ctrl-C to the job, once."""
     def trial(settings, config):
-        import jobs.tune
         from ray import tune
+
+        import jobs.tune
 
         (folder / f"{tune.get_context().get_trial_id()}.{os.getpid()}").touch()
         if len(list(folder.iterdir())) == 2:

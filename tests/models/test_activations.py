@@ -3,8 +3,8 @@
 import pytest
 import timm
 import torch
-from torch import nn
 from timm.layers import BatchNormAct2d
+from torch import nn
 
 from robust.config import ModelConfig
 from robust.models.activations import ACTIVATIONS, swap_activations

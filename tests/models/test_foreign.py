@@ -7,8 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from foreign_files import (
-    SIZE, Net, edited, images, normalised, pickle_bomb, spec_of, state_dict, torchscript)
+from foreign_files import SIZE, Net, edited, images, normalised, pickle_bomb, spec_of, state_dict, torchscript
 from safetensors.torch import save
 from torch import nn
 

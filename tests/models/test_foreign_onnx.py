@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from robust.errors import UserError
-from robust.models.foreign import load_foreign, onnx_file as loader
+from robust.models.foreign import load_foreign
+from robust.models.foreign import onnx_file as loader
 from robust.models.foreign.probe import probe, probe_images
 
 WHERE = "evaluate.models.x: model"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_training import SIZE, Linear, images, smooth, weights, same
+from tiny_training import SIZE, Linear, images, same, smooth, weights
 
 from robust.config import PIXEL
 from robust.training.lipschitz import lipschitz_term

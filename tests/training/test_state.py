@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from tiny_training import crop_set, recipe, same, settings, smooth, train, weights
 from safetensors.torch import load_file
+from tiny_training import crop_set, recipe, same, settings, smooth, train, weights
 
 from robust.config import AugmentConfig
 from robust.data.augment import build_augmentation
