@@ -15,6 +15,7 @@ def head(s3_server, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.head
 def test_a_submitted_job_joins_the_cluster_and_writes_its_result(head, s3, tmp_path):
     (tmp_path / "config.yaml").write_text("{}")
     command = [sys.executable, "tests/cluster/trivial_job.py", "--config", str(tmp_path / "config.yaml"),

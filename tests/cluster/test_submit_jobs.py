@@ -50,6 +50,7 @@ def config_file(tmp_path, videos, uri: str):
 
 
 @pytest.mark.cluster
+@pytest.mark.head
 @pytest.mark.timeout(1200)
 def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
     config = config_file(tmp_path, videos, s3.uri)
