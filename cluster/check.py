@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
     files = {
-        str(path.relative_to(arguments.folder)): path.read_text()
+        str(path.relative_to(arguments.folder)): path.read_text(errors="replace")
         for path in sorted(arguments.folder.rglob("*"))
         if path.is_file()
     }

@@ -13,8 +13,10 @@ from cluster.description import APPLICATION, HOME, LOCKS, USER_ID, Description, 
 CODE = ("jobs", "robust", "cluster", "ray_config.yaml")
 DEBIAN = ("ca-certificates", "openssh-client", "procps", "rsync", "wget")
 """What Ray's launcher (rsync, ssh) and KubeRay's probes (wget) call inside the container."""
+MOUNTED = (".ray", ".aws")
+"""Folders of files that are mounted; Docker would make them as root."""
 VARIANTS = ("cpu", "cuda")
-PIP = "python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes"
+PIP = "python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all:"
 
 
 def files(description: Description) -> dict[str, str]:
@@ -53,7 +55,8 @@ def dockerfile(description: Description, variant: str) -> str:
             "# hadolint ignore=DL3008",  # Debian keeps no old version of a package to pin
             f"RUN apt-get update && apt-get install --yes --no-install-recommends {packages} \\",
             "    && rm -rf /var/lib/apt/lists/* \\",
-            f"    && useradd --uid {USER_ID} --create-home --home-dir {HOME} --shell /bin/bash ray",
+            f"    && useradd --uid {USER_ID} --create-home --home-dir {HOME} --shell /bin/bash ray \\",
+            f"    && install --directory --owner=ray --group=ray {' '.join(f'{HOME}/{name}' for name in MOUNTED)}",
             "",
             f"COPY {' '.join(LOCKS)} /tmp/locks/",
             f"RUN {PIP} {' '.join(f'--requirement /tmp/locks/{lock}' for lock in LOCKS)}",

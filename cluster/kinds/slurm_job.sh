@@ -38,7 +38,8 @@ start_ray() {  # the node, then what ray start is told
     shift
     RAY_ADDRESS='' srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" \
         --output="$folder/outputs/slurm-$SLURM_JOB_ID-ray-$node.log" \
-        "$ray" start --block --min-worker-port=0 --max-worker-port=0 --num-cpus="$cpus" --num-gpus="$gpus" "$@" &
+        "$ray" start --block --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=$((22002 + offset)) \
+        --metrics-export-port=$((22003 + offset)) --num-cpus="$cpus" --num-gpus="$gpus" "$@" &
     steps+=($!)
 }
 

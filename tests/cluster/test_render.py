@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -433,3 +435,29 @@ def test_linters_that_are_installed_have_nothing_to_say(rendered, tmp_path, tool
     render.write(tmp_path, rendered[kind])
     told = subprocess.run([command, *files], cwd=tmp_path, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout
+
+
+PLACEHOLDERS = {
+    "s3://BUCKET": "s3://lab-bucket",
+    "s3://VIDEOS": "s3://lab-videos",
+    "REPOSITORY": "registry.example.com/robust",
+    "=AMI": "=ami-0123",
+    "PROJECT": "lab-1",
+    "IMAGES": "lab-1",
+    "FAMILY": "docker",
+}
+
+
+@pytest.mark.parametrize("kind", FILLED_IN)
+def test_the_command_of_each_page_works(kind, tmp_path, capsys):
+    page = (ROOT / "docs" / "cluster" / f"{kind}.md").read_text().replace("\\\n", " ")
+    line = next(
+        line.strip() for line in page.splitlines() if line.strip().startswith(".venv/bin/python -m cluster.render")
+    )
+    for name, value in PLACEHOLDERS.items():
+        line = line.replace(name, value)
+    assert render.main([*shlex.split(line)[3:], "--output", str(tmp_path)]) == 0, capsys.readouterr().err
+    named = re.findall(
+        r"`((?:iam/|rayjob-|job|common|raycluster|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
+    )
+    assert all((tmp_path / name).exists() for name in named if "STAGE" not in name)
