@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cluster.checks import Problem, against_schema
+from cluster.checks import Problem, against_schema, operators
 from cluster.checks.common import REFERENCE, VARIABLE, image_of_lock
 from cluster.checks.settings import settings_problems
 from cluster.description import locked_version
@@ -79,9 +79,9 @@ def problems(documents: list[tuple[str, dict]]) -> Iterator[Problem]:
             yield from against_schema(file, document.get("metadata"), METADATA, "metadata")
             under = "spec" if kind == "RayCluster" else "spec.rayClusterSpec"
             spec = document.get("spec") or {}
-            yield from _cluster(
-                file, under, spec if kind == "RayCluster" else spec.get("rayClusterSpec") or {}, protected, images
-            )
+            cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec") or {}
+            yield from _cluster(file, under, cluster, protected, images)
+            yield from operators.problems(file, document, under, cluster)
             if kind == "RayJob" and "submitterPodTemplate" in spec:
                 yield from _pod(file, "spec.submitterPodTemplate", spec["submitterPodTemplate"], images)
         elif kind in SCHEMAS:
@@ -169,7 +169,7 @@ def _head(file: str, key: str, head: dict, protected: list[dict], images: Images
             head.get("serviceType"),
             "give ClusterIP and no ingress, and use kubectl port-forward",
         )
-    yield from _pod(file, f"{key}.template", template, images)
+    yield from _pod(file, f"{key}.template", template, images, is_head=True)
 
 
 def _numbers(file: str, key: str, group: dict) -> Iterator[Problem]:
@@ -184,8 +184,14 @@ def _numbers(file: str, key: str, group: dict) -> Iterator[Problem]:
         )
 
 
-def _pod(file: str, key: str, template: dict, images: Images) -> Iterator[Problem]:
+def _pod(file: str, key: str, template: dict, images: Images, *, is_head: bool = False) -> Iterator[Problem]:
     spec = template.get("spec") or {}
+    if not is_head and spec.get("automountServiceAccountToken") is not False:
+        where, remedy = (
+            f"{key}.spec.automountServiceAccountToken",
+            "give false: only the head's autoscaler speaks to it",
+        )
+        yield Problem("api-token", file, where, spec.get("automountServiceAccountToken"), remedy)
     for name in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(name):
             yield Problem(

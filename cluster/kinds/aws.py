@@ -16,6 +16,11 @@ OBJECTS = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipart
 
 def files(description: Description) -> dict[str, str]:
     description.require_room({group.name: group.max for group in description.deploy.groups})
+    if endpoint := description.config.storage.endpoint_url:
+        what = (
+            f"a file in the form of ~/.aws/credentials with the key of {endpoint}: the machines' role is for S3 itself"
+        )
+        required("cluster.deploy.credentials_file", description.deploy.credentials_file, what)
     return {
         "aws.yaml": dumped(configuration(description)),
         "iam/trust.json": _json(

@@ -12,7 +12,7 @@ dashboard_port=$((22001 + offset))
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-head_ip=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{ print $1; exit }')
+head_ip=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" hostname --all-ip-addresses | awk '{ print $1; exit }')
 
 # The token is this allocation's own, in a file that only you can read, and goes with it.
 umask 077
