@@ -46,6 +46,7 @@ bench: setup $(REFERENCE)
 lock: $(VENV)/bin/uv
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) --no-deps requirements-reference.in -o requirements-reference.lock
+	$(COMPILE) --no-deps requirements-gcp.in -o requirements-gcp.lock
 
 clean:
 	rm -rf $(VENV) .reference outputs
