@@ -29,6 +29,7 @@ from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
 from jobs.codec_tasks import measure_codecs
 from jobs.corruption_tasks import measure_corruptions
+from jobs.export_tasks import export_examples
 from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
@@ -84,6 +85,7 @@ def evaluate(config: Config, storage: Storage) -> dict:
         "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
         "codec": measure_codecs(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
         "smoothing": measure_smoothing(config, storage, candidates, status, run=run_tasks),
+        "export": export_examples(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
     }
     strips = make_gallery(config, storage, candidates, predictions, cells)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),

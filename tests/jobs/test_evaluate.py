@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
 
 def config_of(folder: Path, **evaluate):
     settings = {"epsilons": [0.5, 4], "suite": "tiny", "suites": {"tiny": {"fgsm": {"steps": 1}, "pgd": {"steps": 3}}}, "block_size": 10, "batch_size": 4,
-                "bootstrap": 20, "gallery": 2, "corruptions": {"enabled": False}, **evaluate}
+                "bootstrap": 20, "gallery": 2, "corruptions": {"enabled": False}, "export": {"crops": 0}, **evaluate}
     return parse({"run": {"name": RUN}, "storage": {"uri": str(folder / "storage")},
                   "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(folder / "outputs")}, "evaluate": settings})
 
