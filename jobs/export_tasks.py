@@ -1,4 +1,4 @@
-"""Adversarial examples for others to test: the crops are attacked on the cluster, their PNGs and a manifest go to the run folder."""
+"""Adversarial examples for others to test: crops attacked on the cluster, as PNGs with a manifest in the run folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRITE_THREADS = 8
 def export_examples(
     config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, cell: Cell, *, run: Callable
 ) -> dict | None:
-    """Writes PNGs and manifest.json, with a copy in the local outputs folder; returns what summary.json says, None if switched off.
+    """Writes PNGs and manifest.json, and a local copy; returns what summary.json says, None if it is switched off.
 
     Args:
         cell: the attack, of which epsilon is set by `evaluate.export.epsilon`.
@@ -48,9 +48,12 @@ def export_examples(
     videos = export.some_of_each(status, settings.crops, split=SPLIT, seed=config.run.seed)
     plan = blocks.plan_blocks(videos, split=SPLIT, block_size=config.evaluate.block_size, max_frames=1)
     parts: dict[str, list[pa.Table]] = {candidate.name: [] for candidate in candidates}
-    for candidate, _, result in measured(config, storage, candidates, plan, export_crops, [item], read=read_one, run=run, unit="exported crops"):
+    kept = measured(config, storage, candidates, plan, export_crops, [item], read=read_one, run=run,
+                    unit="exported crops")
+    for candidate, _, result in kept:
         parts[candidate.name].append(result)
-    results = {name: pa.concat_tables(tables).sort_by([("video_id", "ascending")]) for name, tables in parts.items()}
+    by_video = [("video_id", "ascending")]
+    results = {name: pa.concat_tables(tables).sort_by(by_video) for name, tables in parts.items()}
     sha256 = {candidate.name: candidate.sha256 for candidate in candidates}
     manifest = export.build_manifest(results, sha256, item, run=config.run.name, seed=config.run.seed)
     _write(config, storage, {**_pictures(results, sha256), "manifest.json": manifest})
@@ -70,12 +73,15 @@ def read_one(config: Config, storage: Storage, block: Block, model: nn.Module) -
     return blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=1)
 
 
-def export_crops(model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Export, config: Config, device: str) -> pa.Table:
-    """The measurement: a block's crops as PNGs before and after the attack, with the logits of what is in these files."""
+def export_crops(
+    model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Export, config: Config, device: str
+) -> pa.Table:
+    """The measurement: a block's crops as PNGs before and after the attack, with the logits of what is in them."""
     require_eval_mode(model)
 
     def scores(pngs: Sequence[bytes]) -> np.ndarray:
-        return logits(model, to_tensor(np.stack([decode_image(png) for png in pngs])).to(device, memory_format=torch.channels_last))
+        images = np.stack([decode_image(png) for png in pngs])
+        return logits(model, to_tensor(images).to(device, memory_format=torch.channels_last))
 
     parts = []
     for start in range(0, len(pixels), config.evaluate.batch_size):

@@ -57,12 +57,14 @@ def round_inside(adversarial: np.ndarray, clean: np.ndarray, epsilon: float) -> 
 
 
 def file_names(model_sha256: str, row: Mapping) -> dict[str, str]:
-    """Where the two PNGs of a row lie below the manifest's folder; no part of a name comes from the data or the user."""
+    """Where the two PNGs of a row lie below the manifest's folder; no part of a name is the data's or the user's."""
     crop = hashlib.sha256(f"{row['video_id']} {row['frame_index']}".encode()).hexdigest()[:16]
     return {which: f"{model_sha256[:12]}/{crop}.{which}.png" for which in ("clean", "adversarial")}
 
 
-def build_manifest(results: Mapping[str, pa.Table], sha256: Mapping[str, str], item: Export, *, run: str, seed: int) -> bytes:
+def build_manifest(
+    results: Mapping[str, pa.Table], sha256: Mapping[str, str], item: Export, *, run: str, seed: int
+) -> bytes:
     """manifest.json; docs/summary.md has its fields.
 
     Args:
@@ -72,7 +74,8 @@ def build_manifest(results: Mapping[str, pa.Table], sha256: Mapping[str, str], i
     examples = []
     for model, rows in results.items():
         for row in rows.to_pylist():
-            files = {which: {"file": name, "sha256": hashlib.sha256(row[f"{which}_png"]).hexdigest(), "logit": row[which]}
+            hashes = {which: hashlib.sha256(row[f"{which}_png"]).hexdigest() for which in ("clean", "adversarial")}
+            files = {which: {"file": name, "sha256": hashes[which], "logit": row[which]}
                      for which, name in file_names(sha256[model], row).items()}
             facts = {name: row[name] for name in ("video_id", "frame_index", "label", "method", "largest_change")}
             examples.append({"model": model, **facts, **files})
@@ -80,7 +83,7 @@ def build_manifest(results: Mapping[str, pa.Table], sha256: Mapping[str, str], i
         "schema": MANIFEST_SCHEMA,
         "run": run,
         "attack": {"label": item.cell.label, **dataclasses.asdict(item.cell), "norm": "linf", "seed": seed},
-        "unit": "epsilon and changes in 0-255 units; a logit is of the PNG's RGB values / 255, above 0 means fake; label 1 is fake",
+        "unit": "epsilon and changes in 0-255 units; a logit is of the PNG's RGB / 255, above 0: fake; label 1: fake",
         "models": [{"model": model, "sha256": sha256[model]} for model in results],
         "examples": examples,
     }
@@ -88,7 +91,7 @@ def build_manifest(results: Mapping[str, pa.Table], sha256: Mapping[str, str], i
 
 
 def export_figures(results: Mapping[str, pa.Table], *, resamples: int, seed: int) -> list[dict]:
-    """For each model, what is left of the attack in its 8-bit files: a share of fakes turned real, of reals turned fake."""
+    """For each model, what is left of the attack in its 8-bit files: of fakes turned real, of reals turned fake."""
     everything = pa.concat_tables(results.values())
     draws = bootstrap.draw(*identities_of_videos(everything), count=resamples, seed=seed)
     records = []
@@ -106,7 +109,7 @@ def export_figures(results: Mapping[str, pa.Table], *, resamples: int, seed: int
 
 
 def some_of_each(status: pa.Table, count: int, *, split: str, seed: int) -> pa.Table:
-    """Videos with a face, half of them fake where there are as many, drawn by a hash of their ids: whatever a model says of them."""
+    """Videos with a face, half of them fake where there are as many, drawn by a hash of their ids, not by any score."""
     videos = status.filter((pc.field("split") == split) & (pc.field("frames_found") > 0))
     drawn: Sequence[tuple] = sorted(
         (hashlib.sha256(f"{seed} {row['video_id']}".encode()).digest(), row["label"], place)
