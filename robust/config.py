@@ -412,6 +412,11 @@ class SmoothingConfig(Section):
     frames_per_video: int | None = Field(1, ge=1, description="at most so many test crops a video; null: all")
 
 
+class ExportConfig(Section):
+    crops: int = Field(16, ge=0, description="test crops of each model, half of them fake, one a video; 0: none")
+    epsilon: float = Field(2, ge=1, le=255, description="of the headline's attack, 0-255 units, Linf; a part below 1 is lost in 8 bits")
+
+
 class EvaluateConfig(Section):
     epsilons: list[Epsilon] = Field([0.5, 1, 2, 4, 8], min_length=1, description="threats, 0-255 units, Linf")
     suite: str = Field("quick", description="which of the suites below attacks the models")
@@ -429,6 +434,7 @@ class EvaluateConfig(Section):
     corruptions: CorruptionsConfig = CorruptionsConfig()
     codec: CodecConfig = CodecConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
+    export: ExportConfig = ExportConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     models: dict[Name, AuditedModelConfig] = resource({}, description="models of other origin by name, see docs/audit.md")
     images: str | None = resource(None, description="a folder of face crops (real/, fake/) to evaluate on instead of videos; null: the run's")

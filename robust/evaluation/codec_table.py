@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from robust.evaluation import bootstrap
+from robust.evaluation.bars import bar_chart
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.codec import LOSSLESS, Sharing
 from robust.evaluation.metrics import Share
@@ -70,3 +71,26 @@ def _figures(part: pa.Table, draws: Resamples) -> dict:
     }
     return {name: share_figure(Share(hits=hits, among=among), videos, draws, if_none="no fake was caught after this channel without an attack")
             for name, (hits, among) in shares.items()}
+
+
+def codec_charts(codec: Mapping | None) -> list[dict]:
+    """{"codec", "epsilon", "svg"}: attack success over the strength of a codec, all models in it; empty if not measured.
+
+    The channel without a codec stands first in each.
+    """
+    records = (codec or {"records": []})["records"]
+    models = list(dict.fromkeys(record["model"] for record in records))
+    charts = []
+    for epsilon in sorted({record["epsilon"] for record in records}):
+        for name, title in (("h264", "H.264, CRF"), ("jpeg", "JPEG, quality")):
+            success = {(record["model"], record["codec"], record["quality"]): record["fake_to_real"]["value"]
+                       for record in records if record["epsilon"] == epsilon and record["codec"] in (LOSSLESS.codec, name)}
+            channels = list(dict.fromkeys(key[1:] for key in success))
+            if len(channels) < 2:
+                continue
+            series = [(model, index, [success[model, *channel] for channel in channels])
+                      for index, model in enumerate(models)]
+            labels = ["none" if kind == LOSSLESS.codec else str(quality) for kind, quality in channels]
+            svg = bar_chart(labels, series, title=f"Attack success after {title}, epsilon {epsilon:g}", x_label=title)
+            charts.append({"codec": name, "epsilon": epsilon, "svg": svg})
+    return charts

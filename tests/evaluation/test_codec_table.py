@@ -8,7 +8,7 @@ from test_report import parsed
 
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.codec import LOSSLESS, Channel, Sharing
-from robust.evaluation.codec_table import CODEC_SCHEMA, codec_figures
+from robust.evaluation.codec_table import CODEC_SCHEMA, codec_charts, codec_figures
 from robust.evaluation.report import render
 from robust.evaluation.tensorboard import write_tensorboard
 
@@ -46,7 +46,10 @@ def test_the_page_and_the_event_files_have_them(figures, tmp_path):
     page = render(summary)
     parsed(page)
     assert page.count("H.264, CRF 35") == 2 and 'style="--lost:60%"' in page and "6 frames of 6 fakes, PGD-20" in page
-    assert "Attacks on shared videos" not in render(made_up_summary(resamples=10))
+    bars = codec_charts(figures)[0]["svg"]
+    assert "baseline, none: 60.0 %" in bars and "defended, 35: 0.0 %" in bars and page.count("Attack success after H.264") == 4
+    assert [(chart["codec"], chart["epsilon"]) for chart in codec_charts(figures)] == [("h264", 4), ("h264", 8)]
+    assert codec_charts(None) == [] and "Attacks on shared videos" not in render(made_up_summary(resamples=10))
     write_tensorboard(tmp_path, summary)
     events = EventAccumulator(str(tmp_path / "baseline")).Reload()
     (event,) = events.Scalars("codec_fake_to_real/lossless/epsilon_4")
