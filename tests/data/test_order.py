@@ -90,6 +90,11 @@ def test_without_a_share_the_order_is_what_it_was_without_blends():
     assert np.array_equal(blended(0.0, labels=LABELS, methods=METHODS), batches())
 
 
+def test_a_batch_of_an_odd_number_pairs_too():
+    drawn = blended(1.0, batch_size=9)
+    assert all(len(batch[batch >= 60]) == 4 and set(batch[batch >= 60] - 60) <= set(batch[batch < 10]) for batch in drawn)
+
+
 def test_blends_alone_are_enough():
     kept = np.r_[0:10, 60:70]
     drawn = blended(1.0, labels=BLENDED_LABELS[kept], methods=BLENDED_METHODS[kept], batch_size=4)

@@ -138,6 +138,18 @@ def test_the_source_is_moved_by_a_share_of_the_face(image):
     )
 
 
+def test_a_zoomed_and_turned_source_keeps_the_middle_of_the_face():
+    dot = np.zeros((112, 112, 3), np.uint8)
+    x, y = LANDMARKS.mean(axis=0)
+    cv2.circle(dot, (round(float(x)), round(float(y))), 3, (255, 255, 255), -1)
+    for seed in range(4):
+        moved = module.move(
+            dot, LANDMARKS, np.random.default_rng(seed), dataclasses.replace(NONE, turn=30, zoom=0.2, stretch=0.1)
+        )
+        ys, xs = np.nonzero(moved[..., 0] > 127)
+        assert abs(xs.mean() - x) < 1 and abs(ys.mean() - y) < 1
+
+
 def test_the_face_frame_is_exact_for_a_turned_and_scaled_face_and_finite_in_a_profile():
     angle, scale = 0.4, 1.7
     matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
