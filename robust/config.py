@@ -185,7 +185,7 @@ class ValidationConfig(Section):
 class SelfBlendConfig(Section):
     share: Share = Field(0.0, description="share of the fakes drawn that are blends of real crops; 0: off, 1: no other fakes")
     strength: Literal["faint", "strong", "mixed"] = Field(
-        "mixed", description="faint: as published; strong: cues that outlast an attack; mixed: either, at random"
+        "strong", description="faint: about as published; strong: larger and with harder edges; mixed: either, at random"
     )
 
 

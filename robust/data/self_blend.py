@@ -67,7 +67,7 @@ class Strength:
 
 
 STRENGTHS = {
-    # The paper's sizes of shift, zoom and colour.
+    # About the paper's sizes of shift, zoom and colour.
     "faint": Strength(
         rgb=20,
         hue=4,
@@ -87,7 +87,7 @@ STRENGTHS = {
         least=0.0,
         hard=0.0,
     ),
-    # Cues that a small perturbation does not drown: seams, skin of another colour, features out of place.
+    # Meant to outlast a perturbation: seams, skin of another colour, features out of place.
     "strong": Strength(
         rgb=30,
         hue=10,
