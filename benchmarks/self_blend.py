@@ -2,10 +2,11 @@
 
     python -m benchmarks.self_blend --faces FOLDER --profile demo [section.key=value ...]
 
-FOLDER holds photographs of real faces (jpg, png or webp), none of which is in the run. `train.baseline` trains on them
-and `train.defended` goes on from there, with `train.self_blend.share` 1; the run's own fakes are only looked at in the end
-(jobs.extract is enough), in its test split. Prints video AUC over the training time, clean and under APGD on both
-classes, and at its end the table with 95 % intervals; writes both below the run's `benchmarks/`.
+FOLDER holds photographs of real faces (jpg, png or webp), none of which is in the run. `train.baseline` trains on
+them and `train.defended` goes on from there, with `train.self_blend.share` 1; nothing is trained on or selected by
+the run's own faces (jobs.extract is enough), whose test split is what is scored. Prints video AUC over the training
+time, clean and under APGD on both classes, and at its end the table with 95 % intervals; writes both below the run's
+`benchmarks/`.
 """
 
 from __future__ import annotations

@@ -41,10 +41,10 @@ class Strength:
     """How different the two copies are. A change is drawn from [least, 1] of its range, its sign at random.
 
     rgb: shift of each channel, of 255. hue: degrees of 360. saturation, value, contrast: share, more or less. move:
-    shift of the source, share of the face's width. zoom, stretch: share by which it is scaled, evenly and along one axis.
-    turn: degrees. shrink: smallest factor of the lower resolution. sharpen: largest share of detail added. quality: lowest of
-    JPEG. elastic: displacement of the mask, units of TEMPLATE. feather: widest blur of the mask's edge, the same units.
-    ratios: the blending ratios. least: see above. hard: share of masks that keep a sharp edge.
+    shift of the source, share of the face's width. zoom, stretch: share by which it is scaled, evenly and along one
+    axis. turn: degrees. shrink: smallest factor of the lower resolution. sharpen: largest share of detail added.
+    quality: lowest of JPEG. elastic: displacement of the mask, units of TEMPLATE. feather: widest blur of the mask's
+    edge, the same units. ratios: the blending ratios. least: see above. hard: share of masks that keep a sharp edge.
     """
 
     rgb: float

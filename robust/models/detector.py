@@ -98,8 +98,8 @@ def _backbone(name: str, input_size: int) -> nn.Module:
 def _shrink_head(backbone: nn.Module) -> None:
     """Scales a random head that is too large down to torch's own deviation of 1 / sqrt(3 inputs).
 
-    timm draws that of the EfficientNet family uniformly from +-1 / sqrt(outputs), which with one output is +-1: the first
-    logits are then about ten, and much of a short training goes into unlearning them.
+    timm draws that of the EfficientNet family uniformly from +-1 / sqrt(outputs), which with one output is +-1: a short
+    training then goes into unlearning it.
     """
     head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
     if not isinstance(head, nn.Linear):
