@@ -46,7 +46,9 @@ def extract(config: Config, storage: Storage) -> dict:
     """
     if config.data.demo.enabled:
         make_demo_data(config)
-    dataset = load_dataset(config.data, storage=config.storage, seed=config.run.seed)
+    dataset = load_dataset(
+        config.data, storage=config.storage, seed=config.run.seed, fakes_needed=config.train.self_blend.share < 1
+    )
     rows = [row for row in dataset.rows if row.split != "excluded"]
     settings = fingerprint(config, ["extract"])
     anew = take_back_stale(storage, config.run.name, rows, settings)

@@ -77,6 +77,8 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     settings = config.train.model_dump(mode="json", include={"batch_size", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
                                                "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
+    if config.train.self_blend.share > 0:  # else earlier runs would be trained again
+        settings["self_blend"] = config.train.self_blend.model_dump(mode="json")
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
     return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)
@@ -153,7 +155,7 @@ def require_crops(config: Config, storage: Storage) -> None:
     """Raises: UserError now, where every worker would find out, die and be started again."""
     status = read_status(storage, config.run.name).to_pylist()
     for split in ("train",) if config.data.splits.use_everything else ("train", "val"):
-        for label, name in ((0, "real"), (1, "fake")):
+        for label, name in ((0, "real"), (1, "fake"))[: 1 if config.train.self_blend.share == 1 else 2]:
             if not any(row["split"] == split and row["label"] == label and row["frames_found"] for row in status):
                 raise UserError(f"run {config.run.name} has no {name} face crops in split {split!r}; run jobs.extract first, and see its result.json for what was skipped")
 

@@ -300,6 +300,13 @@ class ValidationConfig(Section):
     every: int = Field(1, ge=1, description="epochs between validations")
 
 
+class SelfBlendConfig(Section):
+    share: Share = Field(0.0, description="share of the fakes drawn that are blends of real crops; 0: off, 1: no other fakes")
+    strength: Literal["faint", "strong", "mixed"] = Field(
+        "strong", description="faint: about as published; strong: larger and with harder edges; mixed: either, at random"
+    )
+
+
 class TrainConfig(Section):
     models: list[Literal["baseline", "defended"]] = resource(["baseline", "defended"], description="which to train now")
     batch_size: int = Field(32, ge=2, description="crops a step over all workers")
@@ -313,6 +320,7 @@ class TrainConfig(Section):
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
+    self_blend: SelfBlendConfig = SelfBlendConfig()
     select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
     validation: ValidationConfig = ValidationConfig()
     baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
@@ -494,6 +502,8 @@ class Config(Section):
                 f"train.batch_size: {self.train.batch_size} is not a multiple of train.workers = {self.train.workers}; "
                 "every worker takes an equal part of a batch"
             )
+        if self.train.self_blend.share > 0 and not self.train.balance:
+            raise ValueError(f"train.self_blend.share: {self.train.self_blend.share:g} is a share of the fake half of a batch, so train.balance must be true")
         _require_ranges(self)
         return self
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robust.data.augment import Augmentation
-from robust.data.inputs import resize_one
+from robust.data.inputs import points_to_input, resize_one
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes up to which a worker keeps decoded crops; above, it keeps the encoded ones and decodes each time it draws one."""
@@ -22,6 +22,7 @@ class CropSet:
         size: model input size, pixels.
         pixels: (N, size, size, 3) uint8, or None when only the encoded images are kept.
         encoded: N encoded images, or None.
+        landmarks: (N, 5, 2) float32 pixels of the model's input, nan where they are not known; or None.
     """
 
     labels: np.ndarray
@@ -30,6 +31,7 @@ class CropSet:
     size: int
     pixels: np.ndarray | None = None
     encoded: list[bytes] | None = None
+    landmarks: np.ndarray | None = None
 
     @classmethod
     def from_table(cls, table, size: int) -> CropSet:
@@ -42,6 +44,7 @@ class CropSet:
             video_ids=np.array(table.column("video_id").to_pylist(), dtype=object),
             methods=np.array(table.column("method").to_pylist(), dtype=object),
             size=size,
+            landmarks=_landmarks(table, size) if "landmarks" in table.column_names else None,
         )
         if len(blobs) * size * size * 3 > MEMORY_LIMIT:
             return cls(**facts, encoded=blobs)
@@ -80,6 +83,20 @@ class CropSet:
         real, fake = (np.flatnonzero(self.labels == label) for label in (0, 1))
         reals = min(len(real), max(count // 2, count - len(fake)))
         return np.sort(np.concatenate([_spread(real, turn, reals), _spread(fake, turn, count - reals)]))
+
+
+def _landmarks(table, size: int) -> np.ndarray:
+    """(N, 5, 2): from pixels of the frame to those of the crop, shrunk as it was, and on to the model's input."""
+    rows = []
+    for row in table.select(["landmarks", "window", "height", "width"]).to_pylist():
+        if row["landmarks"] is None or row["window"] is None:
+            rows.append(np.full((5, 2), np.nan))
+            continue
+        left, top, right, bottom = row["window"]
+        scale = np.array([row["width"] / (right - left), row["height"] / (bottom - top)])
+        inside = (np.reshape(row["landmarks"], (5, 2)) - (left, top) + 0.5) * scale - 0.5
+        rows.append(points_to_input(inside, height=row["height"], width=row["width"], size=size))
+    return np.array(rows, np.float32).reshape(-1, 5, 2)
 
 
 def _spread(indices: np.ndarray, turn: np.ndarray, count: int) -> np.ndarray:

@@ -28,19 +28,20 @@ class Dataset:
     problems: dict[str, list[str]]
 
 
-def load_dataset(data, *, storage=None, seed: int) -> Dataset:
+def load_dataset(data, *, storage=None, seed: int, fakes_needed: bool = True) -> Dataset:
     """Read all of `config.data.datasets`, check that video ids are unique, and make the splits.
 
     Args:
         data: config.data.
         storage: config.storage, needed for roots on s3://.
         seed: of the splits.
+        fakes_needed: False where training makes its own fakes of real videos (train.self_blend).
     Raises:
         ConfigError: no data set, an unknown layout, or a name used twice.
         UserError: a root does not fit its layout, or the splits can not be made.
     """
     rows, problems = load_rows(data.datasets, storage=storage)
-    rows, report = assign_splits(rows, data.splits, seed)
+    rows, report = assign_splits(rows, data.splits, seed, fakes_needed=fakes_needed)
     return Dataset(rows, report, problems)
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pyarrow.fs
 
-from robust.data.crop import crop_face, shrink
+from robust.data.crop import crop_window, shrink
 from robust.data.faces import Face, FaceDetector
 from robust.data.rows import VideoRow
 from robust.data.shards import encode_image
@@ -144,14 +144,16 @@ def _labels(row: VideoRow) -> dict:
 
 
 def _face_row(row: VideoRow, decoded: DecodedVideo, position: int, face: Face, subject: Track, config) -> dict:
-    crop = crop_face(decoded.frames[position], face.box, margin=config.margin)
-    crop = shrink(crop, longer_side=config.max_crop)
+    frame = decoded.frames[position]
+    window = left, top, right, bottom = crop_window(face.box, height=frame.shape[0], width=frame.shape[1], margin=config.margin)
+    crop = shrink(frame[top:bottom, left:right], longer_side=config.max_crop)
     return {
         **_labels(row),
         "frame_index": int(decoded.indices[position]),
         "timestamp_s": float(decoded.timestamps_s[position]),
         "box": face.box.tolist(),
         "landmarks": face.landmarks.reshape(-1).tolist(),
+        "window": list(window),
         "score": face.score,
         "track": subject.number,
         "image": encode_image(crop, image_format=config.image_format, jpeg_quality=config.jpeg_quality),

@@ -154,8 +154,8 @@ def _video(row: VideoRow, paths: Sequence[str], contents: Mapping[str, bytes], f
         except ValueError as error:
             reasons.append(f"{path}: {error}")
             continue
-        faces.append({**facts, "frame_index": index, "timestamp_s": None, "box": [0, 0, width, height], "landmarks": None, "score": None,
-                      "track": 0, "image": data, "height": height, "width": width})
+        faces.append({**facts, "frame_index": index, "timestamp_s": None, "box": [0, 0, width, height], "landmarks": None,
+                      "window": [0, 0, width, height], "score": None, "track": 0, "image": data, "height": height, "width": width})
     status = "unreadable" if not faces else "partial" if reasons else "ok"
     return faces, {**facts, "uri": row.uri, "status": status, "reason": "; ".join(reasons)[:500], "frames_asked": len(paths), "frames_decoded": len(faces),
                    "frames_found": len(faces), "shard": None, "source_bytes": sum(len(contents[path]) for path in paths),

@@ -45,6 +45,13 @@ def resize_one(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if image.shape[0] > size else cv2.INTER_LINEAR)
 
 
+def points_to_input(points: np.ndarray, *, height: int, width: int, size: int) -> np.ndarray:
+    """(K, 2) points x, y of a (height, width) crop, where `resize_one` puts them; pixel centres are whole numbers."""
+    side = max(height, width)
+    before = np.array([(side - width) // 2, (side - height) // 2])
+    return (points + before + 0.5) * (size / side) - 0.5
+
+
 def _square(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     missing = abs(height - width)

@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from robust.data.self_blend import METHOD as SELF_BLEND
 
-def epoch_batches(labels: np.ndarray, methods: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: bool) -> np.ndarray:
+
+def epoch_batches(labels: np.ndarray, methods: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: bool,
+                  self_blend: float = 0.0) -> np.ndarray:
     """Global batches of an epoch; worker r of n takes `batch[r::n]` of each.
 
     An epoch is as many crops as the set has. Balanced, every batch is half real and half fake, and fakes come evenly from
@@ -12,6 +15,8 @@ def epoch_batches(labels: np.ndarray, methods: np.ndarray, *, batch_size: int, s
 
     Args:
         labels: (N,) 1 = fake.  methods: (N,) names.
+        self_blend: share of the fakes that are blends of real crops (robust/data/self_blend.py), each in the same batch as
+            the crop that it is made of; needs balance, and a set with one blend for each real crop, in their order.
     Returns:
         (steps, batch_size) int64 indices.
     """
@@ -21,7 +26,14 @@ def epoch_batches(labels: np.ndarray, methods: np.ndarray, *, batch_size: int, s
         return _rounds(np.arange(len(labels)), steps * batch_size, generator).reshape(steps, batch_size)
     half = batch_size // 2
     reals = _rounds(np.flatnonzero(labels == 0), steps * (batch_size - half), generator)
-    fakes = _evenly_over_methods(np.flatnonzero(labels == 1), methods, steps * half, generator)
+    fakes = np.empty(steps * half, int)
+    blended = np.diff(np.floor(np.arange(steps * half + 1) * self_blend + 1e-9)).astype(bool)
+    if not blended.all():
+        stored = np.flatnonzero((labels == 1) & (methods != SELF_BLEND))
+        fakes[~blended] = _evenly_over_methods(stored, methods, int((~blended).sum()), generator)
+    if blended.any():
+        partners = reals.reshape(steps, -1)[:, :half].reshape(-1)[blended]
+        fakes[blended] = np.flatnonzero(methods == SELF_BLEND)[np.searchsorted(np.flatnonzero(labels == 0), partners)]
     batches = np.concatenate([reals.reshape(steps, -1), fakes.reshape(steps, -1)], axis=1)
     return generator.permuted(batches, axis=1)
 

@@ -34,6 +34,7 @@ FACE_SCHEMA = pa.schema(
         ("timestamp_s", pa.float64()),
         ("box", pa.list_(pa.float32(), 4)),  # x0, y0, x1, y1 of the detected face, pixels of the frame
         ("landmarks", pa.list_(pa.float32(), 10)),  # x, y of left eye, right eye, nose, left and right mouth corner
+        ("window", pa.list_(pa.int32(), 4)),  # left, top, right, bottom of what was cut out, pixels of the frame
         ("score", pa.float32()),
         ("track", pa.int32()),
         ("label", pa.int8()),

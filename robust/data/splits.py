@@ -39,18 +39,21 @@ SHARES_VAL = "shares a person with the validation split"
 BY_OFFICIAL_LISTS = "not in one of the data set's official splits"
 
 
-def assign_splits(rows: Sequence[VideoRow], splits, seed: int) -> tuple[list[VideoRow], dict]:
+def assign_splits(
+    rows: Sequence[VideoRow], splits, seed: int, *, fakes_needed: bool = True
+) -> tuple[list[VideoRow], dict]:
     """Give every video its split; no identity is in two of train, val and test.
 
     Args:
         rows: videos; `split` holds what the data set's official lists say, None where there is none.
         splits: config.data.splits.
         seed: same seed, same splits, whatever the order of `rows`.
+        fakes_needed: False lets splits be without fakes.
     Returns:
         The rows in their order, with split set, and a report (JSON types): mode, seed, notes, videos per split x label
         x method, identities per split, excluded videos per reason.
     Raises:
-        UserError: train or val would have no video of one label; says what to change.
+        UserError: train or val would have no video of one label that it needs; says what to change.
         ConfigError: `fold` is not one of `folds`.
     """
     if splits.folds is not None and splits.fold >= splits.folds:
@@ -61,7 +64,7 @@ def assign_splits(rows: Sequence[VideoRow], splits, seed: int) -> tuple[list[Vid
     _take_val(draft, splits, seed)
     draft.assign(draft.open_rows(), "train")
     report = _report(draft, splits, seed)
-    _require_both_labels(draft, splits, report)
+    _require_both_labels(draft, splits, report, ("real", "fake") if fakes_needed else ("real",))
     return [row.with_split(draft.split[row.video_id]) for row in rows], report
 
 
@@ -327,15 +330,15 @@ def _lopsided(videos: dict) -> list[str]:
     return notes
 
 
-def _require_both_labels(draft: _Draft, splits, report: dict) -> None:
-    """Raise UserError if train or val lacks a label (or test does, though there is a test split)."""
+def _require_both_labels(draft: _Draft, splits, report: dict, labels: Sequence[str]) -> None:
+    """Raise UserError if train or val lacks one of the labels (or test does, though there is a test split)."""
     needed = ["train"] if splits.use_everything else ["train", "val"]
     if report["identities"]["test"]:
         needed.append("test")
     empty = [
         f"no {label} video in {split}"
         for split in needed
-        for label in ("real", "fake")
+        for label in labels
         if not report["videos"][split][label]
     ]
     if not empty:

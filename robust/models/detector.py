@@ -67,7 +67,10 @@ def build_detector(config: ModelConfig) -> tuple[Detector, str]:
         the detector and a line for the card that says where its weights came from.
     """
     backbone = _backbone(config.name, config.input_size)
+    _shrink_head(backbone)
     source = load_weights(backbone, config)
+    if config.weights == "timm":  # the hub's model for one output has a head of its own, as random as any
+        _shrink_head(backbone)
     if config.activation is not None:
         swap_activations(backbone, config.activation)
     mean, std = _statistics(backbone)
@@ -90,6 +93,21 @@ def _backbone(name: str, input_size: int) -> nn.Module:
         raise ConfigError(f"model.name: {name!r} is neither a timm model nor one of {sorted(OWN_MODELS)}; near: {close}")
     keywords = {"img_size": input_size} if name.startswith(("vit_", "deit", "swin", "eva")) else {}
     return timm.create_model(name, pretrained=False, num_classes=1, **keywords)
+
+
+def _shrink_head(backbone: nn.Module) -> None:
+    """Scales a random head that is too large down to torch's own deviation of 1 / sqrt(3 inputs).
+
+    timm draws that of the EfficientNet family uniformly from +-1 / sqrt(outputs), which with one output is +-1: a short
+    training then goes into unlearning it.
+    """
+    head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
+    if not isinstance(head, nn.Linear):
+        return
+    usual, drawn = (3 * head.in_features) ** -0.5, float(head.weight.std())
+    if drawn > 2 * usual:
+        with torch.no_grad():
+            head.weight.mul_(usual / drawn)
 
 
 def _statistics(backbone: nn.Module) -> tuple[tuple, tuple]:

@@ -93,7 +93,8 @@ def train_epoch(
         UserError: the loss is not a finite number (tells the epoch, the step and its crops).
     """
     epoch = training.epoch
-    batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch, balance=settings.balance)
+    batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch,
+                            balance=settings.balance, self_blend=settings.self_blend.share)
     steps, total = len(batches), len(batches) * recipe.epochs
     perturb = recipe_named(recipe.recipe)
     sums: dict[str, torch.Tensor] = {}

@@ -13,6 +13,7 @@ from robust.config import Config, RecipeConfig, ValidationConfig
 from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
+from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.data.shards import read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
@@ -22,6 +23,7 @@ from robust.training.state import load_state
 from robust.training.validation import validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
+LANDMARK_COLUMNS = ["landmarks", "window", "height", "width"]
 
 
 @dataclass
@@ -41,17 +43,29 @@ class Crops:
 def load_crops(config: Config, storage) -> Crops:
     """The run's training and validation crops.
 
+    With `train.self_blend` the training set can blend its real crops. Where blends are the only fakes, a split without
+    stored fakes is fine, and validation then has one fixed blend of each of its real crops.
+
     Raises:
-        UserError: a split is empty or lacks a class.
+        UserError: a split is empty or lacks a class; landmarks that blends need are not known.
     """
-    size = config.model.input_size
-    train = CropSet.from_table(read_faces(storage, config.run.name, split="train", columns=COLUMNS), size)
-    _require_both_labels(train, "train")
-    if config.data.splits.use_everything:
-        return Crops(train, train, True)
-    validation = CropSet.from_table(read_faces(storage, config.run.name, split="val", columns=COLUMNS), size)
-    _require_both_labels(validation, "val")
-    return Crops(train, validation, False)
+    blend, everything = config.train.self_blend, config.data.splits.use_everything
+    train = _load_split(config, storage, "train")
+    validation = train if everything else _load_split(config, storage, "val")
+    if not (validation.labels == 1).any():
+        validation = SelfBlendedCrops.of(validation, blend.strength).fixed(config.run.seed)
+    if blend.share > 0:
+        train = SelfBlendedCrops.of(train, blend.strength)
+    return Crops(train, validation, everything)
+
+
+def _load_split(config: Config, storage, split: str) -> CropSet:
+    share = config.train.self_blend.share
+    columns = COLUMNS + LANDMARK_COLUMNS if share > 0 else COLUMNS
+    crops = CropSet.from_table(read_faces(storage, config.run.name, split=split, columns=columns), config.model.input_size)
+    if share < 1:
+        _require_both_labels(crops, split)
+    return crops
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:

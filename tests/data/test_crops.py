@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from robust.data import crops as module
+from robust.data.crop import shrink
 from robust.data.crops import CropSet
 from robust.data.shards import encode_image
 
@@ -58,3 +59,24 @@ def test_a_choice_of_few_of_many_videos_has_both_labels_and_the_whole_range():
 def test_a_rare_label_leaves_its_places_to_the_other():
     crops = made_of(("a", 0, 2), *[(f"f{i}", 1, 3) for i in range(9)])
     assert crops.labels[crops.evenly_over_videos(12)].tolist() == [0] * 2 + [1] * 10
+
+
+def test_landmarks_follow_the_crop_to_the_models_input():
+    # Dots in a frame, cut out, shrunk to half and made square: where the dots are seen in the end is where the landmarks must be.
+    frame = np.zeros((200, 160, 3), np.uint8)
+    points = np.array([[60, 50], [100, 54], [80, 90], [64, 120], [98, 122]], float)
+    for x, y in points.astype(int):
+        frame[y - 3:y + 4, x - 3:x + 4] = 255
+    window = (40, 30, 120, 150)
+    crop = shrink(frame[30:150, 40:120], longer_side=60)
+    rows = {"image": [encode_image(crop)] * 2, "label": pa.array([0, 0], pa.int8()), "video_id": ["a", "b"], "method": ["real"] * 2,
+            "landmarks": [points.reshape(-1).tolist(), None], "window": [window] * 2, "height": [60] * 2, "width": [40] * 2}
+    made = CropSet.from_table(pa.table(rows), 48)
+    seen = made.pixels[0, :, :, 0].astype(float)
+    for x, y in made.landmarks[0]:
+        left, top = round(float(x)) - 4, round(float(y)) - 4
+        part = seen[top:top + 9, left:left + 9]
+        ys, xs = np.mgrid[top:top + part.shape[0], left:left + part.shape[1]]
+        assert abs((part * xs).sum() / part.sum() - x) < 0.15 and abs((part * ys).sum() / part.sum() - y) < 0.15
+    assert np.isnan(made.landmarks[1]).all()
+    assert CropSet.from_table(pa.table({name: rows[name] for name in ("image", "label", "video_id", "method")}), 48).landmarks is None

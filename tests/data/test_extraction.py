@@ -51,6 +51,8 @@ def test_crops_are_the_pixels_of_the_frames_and_rows_are_complete(tmp_path):
         crop = decode_image(face["image"])
         assert np.array_equal(crop, crop_face(frame, (10, 10, 40, 40), margin=0.3))
         assert crop.shape == (face["height"], face["width"], 3) == (39, 39, 3)
+        left, top, right, bottom = face["window"]
+        assert np.array_equal(crop, frame[top:bottom, left:right])
         assert set(face) == set(FACE_SCHEMA.names)
     assert set(status) == set(STATUS_SCHEMA.names)
     assert (status["status"], status["reason"], status["frames_asked"], status["frames_found"]) == ("ok", "", 6, 6)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 
 from robust.data.order import draw_seeds, epoch_batches
 
@@ -60,3 +61,41 @@ def test_no_two_draws_share_a_seed():
     seeds = [draw_seeds(epoch, step, np.arange(8), seed=seed, batch_size=8) for seed in (0, 24) for epoch in range(5) for step in range(20)]
     low = np.concatenate(seeds) % 2**32  # what an augmentation takes
     assert len(np.unique(np.concatenate(seeds))) == len(low) == len(np.unique(low))
+
+
+BLENDED_LABELS = np.concatenate([LABELS, np.ones(10, int)])
+BLENDED_METHODS = np.concatenate([METHODS, np.array(["self_blend"] * 10, object)])
+
+
+def blended(share, *, labels=BLENDED_LABELS, methods=BLENDED_METHODS, batch_size=8):
+    return epoch_batches(labels, methods, batch_size=batch_size, seed=3, epoch=0, balance=True, self_blend=share)
+
+
+@pytest.mark.parametrize("share, expected", [(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
+def test_every_batch_has_the_share_of_self_blends_each_beside_its_own_crop(share, expected):
+    drawn = blended(share)
+    assert drawn.shape == (70 // 8, 8) and (BLENDED_LABELS[drawn].sum(axis=1) == 4).all()
+    assert ((drawn >= 60).sum(axis=1) == expected).all()
+    for batch in drawn:
+        assert set(batch[batch >= 60] - 60) <= set(batch[batch < 10])  # the k-th blend is of the k-th real crop, which is number k
+    others = Counter(BLENDED_METHODS[drawn[(drawn >= 10) & (drawn < 60)]])
+    assert max(others.values(), default=0) - min(others.values(), default=0) <= 1
+
+
+def test_a_share_that_does_not_divide_a_batch_holds_over_the_epoch():
+    assert (blended(0.3) >= 60).sum() == int(0.3 * 8 * 4)
+
+
+def test_without_a_share_the_order_is_what_it_was_without_blends():
+    assert np.array_equal(blended(0.0, labels=LABELS, methods=METHODS), batches())
+
+
+def test_a_batch_of_an_odd_number_pairs_too():
+    drawn = blended(1.0, batch_size=9)
+    assert all(len(batch[batch >= 60]) == 4 and set(batch[batch >= 60] - 60) <= set(batch[batch < 10]) for batch in drawn)
+
+
+def test_blends_alone_are_enough():
+    kept = np.r_[0:10, 60:70]
+    drawn = blended(1.0, labels=BLENDED_LABELS[kept], methods=BLENDED_METHODS[kept], batch_size=4)
+    assert drawn.shape == (5, 4) and sorted(drawn.reshape(-1)) == list(range(20))

@@ -266,3 +266,13 @@ def test_too_few_people_are_told():
     rows = [video("a", 0, ["p0"]), video("b", 1, ["p0", "p1"]), video("c", 0, ["p1"])]
     with pytest.raises(UserError, match="can not be made disjoint by person: .*Add videos"):
         assign_splits(rows, SplitConfig(), 24)
+
+
+def test_real_videos_alone_are_split_where_no_fakes_are_needed():
+    rows = [video(f"v{n}", 0, [f"p{n}"]) for n in range(20)]
+    with pytest.raises(UserError, match="no fake video in train, no fake video in val"):
+        assign_splits(rows, SplitConfig(), 24)
+    split, report = assign_splits(rows, SplitConfig(), 24, fakes_needed=False)
+    assert {row.split for row in split} == {"train", "val", "test"} and not report["excluded"]
+    with pytest.raises(UserError, match="no real video in train"):
+        assign_splits([video(f"v{n}", 1, [f"p{n}"]) for n in range(20)], SplitConfig(), 24, fakes_needed=False)

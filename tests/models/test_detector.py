@@ -1,6 +1,7 @@
 """robust/models/detector.py: one logit, pixels in [0, 1] go in, and a card's architecture builds the same network."""
 
 import pytest
+import timm
 import torch
 
 from robust.config import ModelConfig
@@ -20,6 +21,18 @@ def test_one_logit_an_image(name):
     logits = detector.eval()(torch.rand(5, 3, 32, 32))
     assert logits.shape == (5,) and logits.isfinite().all()
     assert detector(torch.rand(1, 3, 32, 32)).shape == (1,)
+
+
+@pytest.mark.parametrize("name, drawn", [("tf_efficientnet_lite0", 3**-0.5), ("test_resnet", None)])
+def test_a_new_head_is_no_larger_than_torch_draws_it(name, drawn):
+    torch.manual_seed(0)
+    plain = timm.create_model(name, pretrained=False, num_classes=1).get_classifier().weight
+    head = tiny(name=name)[0].backbone.get_classifier().weight
+    if drawn is None:
+        assert torch.equal(head, plain)
+    else:  # uniform in [-1, 1] as timm makes it
+        assert float(plain.std()) == pytest.approx(drawn, rel=0.05)
+        assert float(head.std()) == pytest.approx((3 * head.shape[1]) ** -0.5, rel=1e-4)
 
 
 def test_normalisation_is_inside():

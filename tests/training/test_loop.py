@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_training import crop_set, images, recipe, same, settings, smooth, train, weights
+from tiny_training import SIZE, crop_set, images, recipe, same, settings, smooth, train, weights
 
 from robust.config import PIXEL, AugmentConfig
 from robust.data.augment import build_augmentation
+from robust.data.face_swap import TEMPLATE
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
+from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.errors import UserError
 from robust.training.loop import Place, _step, start_training
 from robust.training.objective import Objective
@@ -110,8 +112,15 @@ def test_a_loader_thread_changes_nothing():
     assert same(weights(runs[0].network), weights(runs[1].network))
 
 
-def test_workers_together_see_what_one_worker_sees(monkeypatch):
-    seen = {}
+def blended_crops():
+    crops = crop_set()
+    crops.landmarks = np.tile(TEMPLATE * SIZE / 112, (len(crops), 1, 1)).astype(np.float32)
+    return SelfBlendedCrops.of(crops, "mixed")
+
+
+@pytest.mark.parametrize("make, share", [(crop_set, 0), (blended_crops, 0.5)])
+def test_workers_together_see_what_one_worker_sees(monkeypatch, make, share):
+    seen, train_settings = {}, settings(self_blend={"share": share})
 
     def record(training, x, y, *_, now, **__):
         seen.setdefault(key, []).append((x.clone(), y.clone()))
@@ -120,8 +129,8 @@ def test_workers_together_see_what_one_worker_sees(monkeypatch):
     monkeypatch.setattr("robust.training.loop._step", record)
     augment = build_augmentation(AugmentConfig(level="strong"))
     for key, place in (("one", Place()), ("a", Place(rank=0, world=2)), ("b", Place(rank=1, world=2))):
-        train(smooth(), crop_set(), epochs=1, augment=augment, place=place)
-    assert len(seen["one"]) == 4
+        train(smooth(), make(), epochs=1, augment=augment, place=place, train_settings=train_settings)
+    assert len(seen["one"]) == len(make()) // 8
     for (x, y), (x_a, y_a), (x_b, y_b) in zip(seen["one"], seen["a"], seen["b"], strict=True):
         assert torch.equal(x[0::2], x_a) and torch.equal(x[1::2], x_b) and torch.equal(y[0::2], y_a) and torch.equal(y[1::2], y_b)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import write_faces
@@ -97,3 +98,23 @@ def test_only_rank_0_validates(storage):
     crops = load_crops(config, storage)
     epochs = run_epochs(config, recipe, config.train.validation, network, crops, place=Place(rank=1, world=2))
     assert [scores for _, _, scores in epochs] == [None, None]
+
+
+def test_self_blends_join_the_stored_fakes_in_training_alone(storage):
+    config = config_of(train={"batch_size": 8, "self_blend": {"share": 0.5, "strength": "faint"}})
+    crops, plain = load_crops(config, storage), load_crops(config_of(), storage)
+    assert len(crops.train) == 32 + 16 and set(crops.train.methods) == {"real", "coarse", "fine", "self_blend"}
+    assert np.array_equal(crops.validation.pixels, plain.validation.pixels)
+
+
+def test_real_faces_alone_are_enough_with_self_blends(local_storage):
+    write_faces(local_storage, "tiny", fakes=False)
+    with pytest.raises(UserError, match="no fake face crops in split 'train'"):
+        load_crops(config_of(train={"self_blend": {"share": 0.5}}), local_storage)
+    config = config_of(train={"batch_size": 8, "self_blend": {"share": 1}, "baseline": {"epochs": 1, "attack": {"epsilon": 0}}})
+    crops = load_crops(config, local_storage)
+    assert (len(crops.train), len(crops.validation), crops.validation.labels.sum()) == (32, 16, 8)
+    assert np.array_equal(crops.validation.pixels, load_crops(config, local_storage).validation.pixels)
+    network, _ = initial_detector(config, config.train.baseline, local_storage)
+    (training, figures, scores), = run_epochs(config, config.train.baseline, config.train.validation, network, crops, place=Place())
+    assert figures.steps == 4 and 0 <= scores["auc"] <= 1
