@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +12,9 @@ import pyarrow.compute as pc
 
 from robust.evaluation import bootstrap
 from robust.evaluation.bootstrap import Resamples
-from robust.evaluation.codec import LOSSLESS, Sharing
+from robust.evaluation.codec import Sharing
 from robust.evaluation.metrics import Share
+from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.predictions import identities_of_videos
 from robust.evaluation.protocol import share_figure
 
@@ -40,21 +43,61 @@ def codec_figures(rows: pa.Table, models: Sequence[str], trials: Sequence[Sharin
         models: in the order of the report.
         trials: what was measured.
     Returns:
-        {"level": "frame", "attack": label, "videos", "frames", "records": [{"model", "epsilon", "codec", "quality",
-        "caught", "fake_to_real", "found_clean", "found_attacked"}]}, the last four figures
+        {"level": "frame", "attack": label of the first, "attacks": [{"attack", "label"}], "videos", "frames", "records":
+        [{"model", "attack", "epsilon", "codec", "quality", "caught", "fake_to_real", "found_clean", "found_attacked"}]},
+        the last four figures
     """
     draws = bootstrap.draw(*identities_of_videos(rows), count=resamples, seed=seed)
     records = []
     for model in models:
         for trial in trials:
             for channel in trial.channels:
-                part = rows.filter((pc.field("model") == model) & (pc.field("epsilon") == trial.cell.epsilon)
-                                   & (pc.field("codec") == channel.codec) & (pc.field("quality") == channel.quality))
-                key = {"model": model, "epsilon": trial.cell.epsilon, "codec": channel.codec, "quality": channel.quality}
+                key = {"model": model, "attack": trial.cell.attack, "epsilon": trial.cell.epsilon, "codec": channel.codec,
+                       "quality": channel.quality}
+                part = rows.filter(functools.reduce(operator.and_, (pc.field(name) == value for name, value in key.items())))
                 records.append({**key, **_figures(part, draws)})
-    one = (pc.field("model") == models[0]) & (pc.field("codec") == LOSSLESS.codec) & (pc.field("epsilon") == trials[0].cell.epsilon)
-    return {"level": "frame", "attack": trials[0].cell.label, "videos": len(draws.video_ids), "frames": len(rows.filter(one)),
-            "records": records}
+    attacks = list({trial.cell.attack: {"attack": trial.cell.attack, "label": trial.cell.label} for trial in trials}.values())
+    return {"level": "frame", "attack": attacks[0]["label"], "attacks": attacks, "videos": len(draws.video_ids),
+            "frames": len(rows) // (len(models) * sum(len(trial.channels) for trial in trials)), "records": records}
+
+
+def survival_charts(codec: Mapping | None, models: Sequence[str]) -> list[dict]:
+    """Attack success over what a video goes through, JPEG to the left and H.264 to the right of the lossless one.
+
+    Args:
+        codec: from `codec_figures`, or None.
+    Returns:
+        {"model", "epsilon", "svg"} of each model at each epsilon; a line an attack, coloured after the models' colours.
+    """
+    if codec is None:
+        return []
+    charts, labels = [], {row["attack"]: row["label"] for row in attacks_of(codec)}
+    channels = {(record["codec"], record["quality"]) for record in codec["records"]}
+    order = sorted(channels, key=lambda channel: ({"jpeg": 0, "lossless": 1, "h264": 2}[channel[0]], channel[1]))
+    names = {place: {"jpeg": f"q{quality}", "lossless": "none", "h264": f"{quality}"}[codec] for place, (codec, quality) in enumerate(order)}
+    for model in models:
+        for epsilon in sorted({record["epsilon"] for record in codec["records"]}):
+            series = []
+            for index, (attack, label) in enumerate(labels.items()):
+                figures = {(record["codec"], record["quality"]): record["fake_to_real"] for record in codec["records"]
+                           if (record["model"], record["epsilon"], record.get("attack", attack)) == (model, epsilon, attack)}
+                points = (Point(place, figure["value"], figure["low"], figure["high"]) for place, channel in enumerate(order)
+                          if (figure := figures[channel])["value"] is not None)
+                series.append(Series(label, survival_style(len(models), index), tuple(points)))
+            svg = line_chart(series, ticks=list(names), names=names, power=1, x_label="JPEG quality  ·  not encoded  ·  H.264 CRF",
+                             title=f"Attack success after sharing, {model}, epsilon {epsilon:g}")
+            charts.append({"model": model, "epsilon": epsilon, "svg": svg})
+    return charts
+
+
+def attacks_of(codec: Mapping) -> list[dict]:
+    """{"attack", "label"} of what was shared; in a document from before there were several there is one."""
+    return codec.get("attacks") or [{"attack": codec["attack"], "label": codec["attack"]}]
+
+
+def survival_style(models: int, attack: int) -> int:
+    """The number of an attack's colour: none of a model's."""
+    return min(models + attack, 5)
 
 
 def _figures(part: pa.Table, draws: Resamples) -> dict:

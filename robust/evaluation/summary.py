@@ -60,6 +60,8 @@ def build_summary(
     not_run: Sequence[Mapping] = (),
     corruptions: Mapping | None = None,
     codec: Mapping | None = None,
+    whole_video: Mapping | None = None,
+    universal: Mapping | None = None,
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -78,6 +80,8 @@ def build_summary(
         not_run: {"attack", "reason"} of each attack of the suite that was left out.
         corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
         codec: from `codec_table.codec_figures`; None: it was not measured.
+        whole_video: from `whole_video_table.whole_video_figures`; None: it was not measured.
+        universal: from `universal_table.universal_figures`; None: it was not measured.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -106,6 +110,8 @@ def build_summary(
         "gates": list(gates),
         "corruptions": corruptions,
         "codec": codec,
+        "whole_video": whole_video,
+        "universal": universal,
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }

@@ -1,0 +1,104 @@
+"""The whole-video attack as part of jobs.evaluate: videos stay whole, it is resumed, and the same however the work is cut."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_evaluate import RUN, SIZE, config_of, summary_of, write_crops, write_models
+
+import jobs.evaluate as job
+from jobs import block_tasks, whole_video_tasks
+from robust.data.inputs import to_input
+from robust.data.shards import decode_image, read_faces, read_status
+from robust.errors import ConfigError
+from robust.evaluation.whole_video_table import JOINT
+from robust.models.checkpoint import load_checkpoint
+from robust.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole_video")
+    storage = Storage.from_config(config_of(folder).storage)
+    write_models(storage, *write_crops(storage))
+    return folder
+
+
+def config(folder, *, whole_video=None, **evaluate):
+    settings = {"enabled": True, "epsilons": [4], "steps": 4, **(whole_video or {})}
+    return config_of(folder, **{"epsilons": [4], "headline": ["worst", 4], "bootstrap": 10, "gates": {"enabled": False}, "whole_video": settings, **evaluate})
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    """No Ray: tasks run in this process, the last first; returns the videos that each joint attack was given."""
+    given = []
+
+    def one_by_one(config, storage, tasks, **_):
+        given.extend(task.block.video_ids for task in tasks if task.measure is whole_video_tasks.attack_videos)
+        return sum(block_tasks.run_task(config, storage, task) for task in reversed(tasks))
+
+    monkeypatch.setattr(job, "run_tasks", one_by_one)
+    monkeypatch.setattr(job, "make_gallery", lambda *_: [])
+    return given
+
+
+def kept(storage):
+    return storage.read_table(f"{RUN}/evaluate/whole_video.parquet")
+
+
+def test_videos_are_attacked_whole_resumed_and_alike_however_they_are_cut(folder, by_hand):
+    storage = Storage.from_config(config(folder).storage)
+    job.evaluate(config(folder), storage)
+    first, rows = summary_of(folder)["whole_video"], kept(storage)
+    assert (first["videos"], first["frames"], first["frame_wise"]) == (16, 48, "worst") and len(rows) == 2 * 48
+    assert [(record["model"], record["epsilon"]) for record in first["records"]] == [("baseline", 4), ("defended", 4)]
+    done = len(by_hand)
+
+    def measure_again(settings):
+        predictions = storage.read_table(f"{RUN}/evaluate/predictions.parquet")
+        return whole_video_tasks.measure_whole_videos(settings, storage, job.find_candidates(settings, storage), read_status(storage, RUN),
+                                                      predictions, run=job.run_tasks)
+
+    for key in storage.list(f"{RUN}/evaluate/blocks")[::2]:
+        storage.delete(key)
+    assert json.loads(json.dumps(measure_again(config(folder)))) == first
+    assert 0 < len(by_hand) - done < done and kept(storage).equals(rows)
+
+    by_hand.clear()
+    measure_again(config(folder, block_size=1, batch_size=2))  # a video has three frames
+    videos = [video for block in by_hand[:16] for video in block]
+    assert len(videos) == len(set(videos)) == 16
+    other = kept(storage)
+    np.testing.assert_allclose(other.column("adversarial").to_numpy(), rows.column("adversarial").to_numpy(), atol=2e-2)
+    assert other.drop_columns(["clean", "adversarial"]).equals(rows.drop_columns(["clean", "adversarial"]))
+
+
+def test_what_is_climbed_is_the_videos_score_of_the_very_model(folder, by_hand):
+    settings = config(folder)
+    storage = Storage.from_config(settings.storage)
+    job.evaluate(settings, storage)
+    crops = {(row["video_id"], row["frame_index"]): row for row in read_faces(storage, RUN, split="test").to_pylist()}
+    model, _ = load_checkpoint(storage, f"{RUN}/train/baseline")
+    rows = [row for row in kept(storage).to_pylist() if row["model"] == "baseline"]
+    for row in rows[::5]:
+        x = to_input([decode_image(crops[row["video_id"], row["frame_index"]]["image"])], SIZE)
+        with torch.no_grad():
+            assert row["clean"] == pytest.approx(model.eval()(x).item(), abs=1e-3)
+    assert {row["attack"] for row in rows} == {JOINT}
+    for video in {row["video_id"] for row in rows}:
+        of_video = [row for row in rows if row["video_id"] == video]
+        fall = np.mean([row["adversarial"] - row["clean"] for row in of_video])
+        assert fall < 0 if of_video[0]["label"] else fall > 0
+    # At the same budget as PGD-3 it reaches further on the score, or as far: the worst frames are the worst video.
+    record = summary_of(folder)["whole_video"]["records"][0]
+    assert record["joint"]["robust_auc"]["value"] <= record["frame_wise"]["robust_auc"]["value"] + 0.05
+
+
+def test_switched_off_by_default_and_only_at_evaluated_epsilons(folder, by_hand):
+    off = config_of(folder, epsilons=[0.5], bootstrap=10, gates={"enabled": False})
+    job.evaluate(off, Storage.from_config(off.storage))
+    assert summary_of(folder)["whole_video"] is None and by_hand == []
+    with pytest.raises(ConfigError, match="evaluate.whole_video.epsilons: 3 is not among evaluate.epsilons"):
+        config(folder, whole_video={"epsilons": [4, 3]})
