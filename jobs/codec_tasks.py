@@ -33,7 +33,8 @@ from robust.storage import Storage
 
 
 def measure_codecs(
-    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, attacks: Sequence[Cell], *, run: Callable
+    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, attacks: Sequence[Cell], *,
+    run: Callable,
 ) -> dict | None:
     """The figures for summary.json, or None if it is switched off; each logit stays in the run folder.
 
@@ -60,7 +61,7 @@ def measure_codecs(
 
 
 def shared_attacks(config: Config, headline: Cell, cells: Sequence[Cell]) -> list[Cell]:
-    """The attacks whose images are shared: those that `evaluate.codec.attacks` names, or the headline's and, if the suite has it, EOT.
+    """The attacks of `evaluate.codec.attacks`, or the headline's and, if the suite has it, EOT.
 
     Args:
         headline: the attack of the headline.
@@ -73,7 +74,8 @@ def shared_attacks(config: Config, headline: Cell, cells: Sequence[Cell]) -> lis
         return [headline, *(of_suite[name] for name in ("eot",) if name in of_suite and name != headline.attack)]
     names = list(dict.fromkeys(config.evaluate.codec.attacks))
     if blind := NEEDS_SURROGATES.intersection(names):
-        raise ConfigError(f"evaluate.codec.attacks: {', '.join(sorted(blind))} sees other models only; name attacks that see the model")
+        raise ConfigError(f"evaluate.codec.attacks: {', '.join(sorted(blind))} sees other models only; "
+                          "name attacks that see the model")
     return [of_suite[name] for name in names]
 
 
@@ -82,7 +84,8 @@ def trials(config: Config, attacks: Sequence[Cell]) -> list[Sharing]:
     settings = config.evaluate.codec
     channels = (LOSSLESS, *(Channel("h264", crf) for crf in sorted(set(settings.crf))),
                 *(Channel("jpeg", quality) for quality in sorted(set(settings.jpeg_quality), reverse=True)))
-    return [Sharing(dataclasses.replace(cell, epsilon=epsilon), channels) for cell in attacks for epsilon in sorted(set(settings.epsilons))]
+    return [Sharing(dataclasses.replace(cell, epsilon=epsilon), channels)
+            for cell in attacks for epsilon in sorted(set(settings.epsilons))]
 
 
 def some_fakes(status: pa.Table, count: int | None, *, seed: int) -> pa.Table:

@@ -97,7 +97,8 @@ def evaluate(config: Config, storage: Storage) -> dict:
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
     summary = summarise(config, status, candidates, cells, plan, predictions, gates, parts, timing)
-    return publish(config, storage, summary, strips, predictions, patterns=patterns, computed=sum(len(task.items) for task in tasks))
+    return publish(config, storage, summary, strips, predictions, patterns=patterns,
+                   computed=sum(len(task.items) for task in tasks))
 
 
 def attack_crops(
@@ -191,7 +192,9 @@ def last_line(summary: dict) -> str:
     return f"{summary['verdict']['text']}. {first['name']}: {first['measured']}; {first['remedy']}."
 
 
-def upload_tensorboard(storage: Storage, prefix: str, summary: dict, strips: list[gallery.Strip], patterns: list[Picture]) -> None:
+def upload_tensorboard(
+    storage: Storage, prefix: str, summary: dict, strips: list[gallery.Strip], patterns: list[Picture]
+) -> None:
     """Replaces the event files of an earlier evaluation of the run."""
     storage.delete_prefix(prefix)
     with tempfile.TemporaryDirectory() as folder:

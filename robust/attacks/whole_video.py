@@ -69,7 +69,9 @@ def whole_video(
         x_adv = x.detach().clone()
         movable = torch.ones(len(x), dtype=torch.bool, device=x.device)
         if frames is not None:
-            movable = choose_frames(model, x_adv, y, threat, videos, frames, seed=seed, batch_size=batch_size, **settings)
+            movable = choose_frames(
+                model, x_adv, y, threat, videos, frames, seed=seed, batch_size=batch_size, **settings
+            )
         for rows in _groups(videos, alone=until_flip, batch_size=batch_size or len(x)):
             clip, changed = x_adv[rows], movable[rows]
             joint = VideoScore(model, clip, changed, batch_size=batch_size)
@@ -148,7 +150,7 @@ def frames_to_flip(clean: Tensor, attacked: Tensor, videos: Tensor, y: Tensor) -
 
 
 def _groups(videos: Tensor, *, alone: bool, batch_size: int) -> Iterator[Tensor]:
-    """(V, F) rows of x: as many videos of one length F as fit, or each video alone, as one that is done with must be."""
+    """(V, F) rows of x: as many videos of one length F as fit; or each alone, as one that is done with must be."""
     lengths: dict[int, list[Tensor]] = {}
     for video in videos.unique():
         rows = (videos == video).nonzero().squeeze(1)

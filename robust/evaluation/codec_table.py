@@ -52,11 +52,13 @@ def codec_figures(rows: pa.Table, models: Sequence[str], trials: Sequence[Sharin
     for model in models:
         for trial in trials:
             for channel in trial.channels:
-                key = {"model": model, "attack": trial.cell.attack, "epsilon": trial.cell.epsilon, "codec": channel.codec,
-                       "quality": channel.quality}
-                part = rows.filter(functools.reduce(operator.and_, (pc.field(name) == value for name, value in key.items())))
+                key = {"model": model, "attack": trial.cell.attack, "epsilon": trial.cell.epsilon,
+                       "codec": channel.codec, "quality": channel.quality}
+                equal = (pc.field(name) == value for name, value in key.items())
+                part = rows.filter(functools.reduce(operator.and_, equal))
                 records.append({**key, **_figures(part, draws)})
-    attacks = list({trial.cell.attack: {"attack": trial.cell.attack, "label": trial.cell.label} for trial in trials}.values())
+    labels = {trial.cell.attack: trial.cell.label for trial in trials}
+    attacks = [{"attack": attack, "label": label} for attack, label in labels.items()]
     return {"level": "frame", "attack": attacks[0]["label"], "attacks": attacks, "videos": len(draws.video_ids),
             "frames": len(rows) // (len(models) * sum(len(trial.channels) for trial in trials)), "records": records}
 
@@ -74,17 +76,20 @@ def survival_charts(codec: Mapping | None, models: Sequence[str]) -> list[dict]:
     charts, labels = [], {row["attack"]: row["label"] for row in attacks_of(codec)}
     channels = {(record["codec"], record["quality"]) for record in codec["records"]}
     order = sorted(channels, key=lambda channel: ({"jpeg": 0, "lossless": 1, "h264": 2}[channel[0]], channel[1]))
-    names = {place: {"jpeg": f"q{quality}", "lossless": "none", "h264": f"{quality}"}[codec] for place, (codec, quality) in enumerate(order)}
+    names = {place: {"jpeg": f"q{quality}", "lossless": "none", "h264": f"{quality}"}[kind]
+             for place, (kind, quality) in enumerate(order)}
     for model in models:
         for epsilon in sorted({record["epsilon"] for record in codec["records"]}):
             series = []
             for index, (attack, label) in enumerate(labels.items()):
+                wanted = (model, epsilon, attack)
                 figures = {(record["codec"], record["quality"]): record["fake_to_real"] for record in codec["records"]
-                           if (record["model"], record["epsilon"], record.get("attack", attack)) == (model, epsilon, attack)}
-                points = (Point(place, figure["value"], figure["low"], figure["high"]) for place, channel in enumerate(order)
-                          if (figure := figures[channel])["value"] is not None)
+                           if (record["model"], record["epsilon"], record.get("attack", attack)) == wanted}
+                points = (Point(place, figure["value"], figure["low"], figure["high"])
+                          for place, channel in enumerate(order) if (figure := figures[channel])["value"] is not None)
                 series.append(Series(label, survival_style(len(models), index), tuple(points)))
-            svg = line_chart(series, ticks=list(names), names=names, power=1, x_label="JPEG quality  ·  not encoded  ·  H.264 CRF",
+            svg = line_chart(series, ticks=list(names), names=names, power=1,
+                             x_label="JPEG quality  ·  not encoded  ·  H.264 CRF",
                              title=f"Attack success after sharing, {model}, epsilon {epsilon:g}")
             charts.append({"model": model, "epsilon": epsilon, "svg": svg})
     return charts

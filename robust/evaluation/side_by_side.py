@@ -35,8 +35,11 @@ def worst_case_beside(predictions: pa.Table, rows: pa.Table) -> tuple[pa.Table, 
 def rates(scores: Scores, draws: Resamples) -> dict:
     """{"fake_to_real", "real_to_fake", "robust_auc"} at logit 0, with intervals."""
     figures = attack_figures(scores, draws, {"zero": 0.0})
-    return {"fake_to_real": figures["at"]["zero"]["fake_to_real"], "real_to_fake": figures["at"]["zero"]["real_to_fake"],
-            "robust_auc": figures["robust_auc"]}
+    return {
+        "fake_to_real": figures["at"]["zero"]["fake_to_real"],
+        "real_to_fake": figures["at"]["zero"]["real_to_fake"],
+        "robust_auc": figures["robust_auc"],
+    }
 
 
 def scores_of(table: pa.Table, model: str, attack: str, epsilon: float, level: str) -> Scores:
@@ -55,6 +58,7 @@ def worse_of(attacked: Sequence[Scores]) -> Scores:
 def only(one: Scores, other: Scores, draws: Resamples) -> dict:
     """Of the samples that were right before, those that `one` turns and `other` does not, at logit 0."""
     right = (one.clean > 0) == (one.labels == 1)
-    kept_one, kept_other = (still_correct(scores.clean, scores.adversarial, scores.labels, threshold=0.0).hits
-                            for scores in (one, other))
+    kept_one, kept_other = (
+        still_correct(scores.clean, scores.adversarial, scores.labels, threshold=0.0).hits for scores in (one, other)
+    )
     return share_figure(Share(hits=kept_other & ~kept_one, among=right), one.video_ids, draws, if_none=NOTHING_COUNTED)

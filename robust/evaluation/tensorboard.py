@@ -18,7 +18,9 @@ STEPS_OF_EPSILON = 10
 """TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon."""
 
 
-def write_tensorboard(folder: Path, summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Picture] = ()) -> None:
+def write_tensorboard(
+    folder: Path, summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Picture] = ()
+) -> None:
     """Writes event files to a local folder, in one subfolder a model."""
     for model in summary["models"]:
         name = model["name"]
@@ -75,28 +77,32 @@ def corruption_scalars(summary: Mapping, model: str) -> list[tuple[str, int, flo
 
 def codec_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
     """Attack success after sharing, and the share of faces found, at the step of the channel's CRF or JPEG quality."""
-    return [(f"codec_{name}/{record['attack']}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"], record[name]["value"])
+    return [(f"codec_{name}/{record['attack']}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"],
+             record[name]["value"])
             for record in (summary.get("codec") or {"records": []})["records"] if record["model"] == model
             for name in ("fake_to_real", "found_attacked")]
 
 
 def whole_video_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
-    """Success and AUC of the attack on the video's score and of the worst case frame by frame, and what only the first turns."""
+    """Success and AUC of the attack on the video's score, of the worst case frame by frame, and what only one turns."""
     found = []
     for record in (summary.get("whole_video") or {"records": []})["records"]:
         if record["model"] == model:
             step = round(STEPS_OF_EPSILON * record["epsilon"])
             found += [(f"whole_video_{name}/{attack}", step, record[attack][name]["value"])
                       for attack in ("joint", "frame_wise", "either") for name in ("fake_to_real", "robust_auc")]
-            found += [(f"whole_video/{name}", step, record[name]["value"]) for name in ("only_joint", "only_frame_wise")]
+            found += [(f"whole_video/{name}", step, record[name]["value"])
+                      for name in ("only_joint", "only_frame_wise")]
     return found
 
 
 def universal_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
     """Success and AUC of one pattern for all, of its values shuffled, and of the worst case image by image."""
-    return [(f"universal_{name}/{attack}/{record['level']}", round(STEPS_OF_EPSILON * record["epsilon"]), record[attack][name]["value"])
+    return [(f"universal_{name}/{attack}/{record['level']}", round(STEPS_OF_EPSILON * record["epsilon"]),
+             record[attack][name]["value"])
             for record in (summary.get("universal") or {"records": []})["records"] if record["model"] == model
-            for attack in ("universal", "shuffled", "per_image") for name in ("fake_to_real", "real_to_fake", "robust_auc")]
+            for attack in ("universal", "shuffled", "per_image")
+            for name in ("fake_to_real", "real_to_fake", "robust_auc")]
 
 
 def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> None:

@@ -67,10 +67,16 @@ def from_bytes(data: bytes, *, epsilon: float, size: int, name: str) -> Universa
     try:
         patterns = load(data)[TENSOR]
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"the universal perturbation {name} is damaged ({type(error).__name__}); delete it and run jobs.evaluate again") from None
+        why = f"is damaged ({type(error).__name__})"
+        raise UserError(f"the universal perturbation {name} {why}; delete it and run jobs.evaluate again") from None
     shape, threat = (2, 3, size, size), Linf.from_255(epsilon)
-    if tuple(patterns.shape) != shape or not patterns.is_floating_point() or not patterns.abs().max() <= threat.epsilon + 1e-6:
-        raise UserError(f"the universal perturbation {name} is not {shape} within {epsilon:g}/255; delete it and run jobs.evaluate again")
+    if (
+        tuple(patterns.shape) != shape
+        or not patterns.is_floating_point()
+        or not patterns.abs().max() <= threat.epsilon + 1e-6
+    ):
+        why = f"is not {shape} within {epsilon:g}/255"
+        raise UserError(f"the universal perturbation {name} {why}; delete it and run jobs.evaluate again")
     return Universal(patterns, threat)
 
 
@@ -86,7 +92,11 @@ def pictures_of(model: str, pattern: Pattern, patterns: Tensor) -> list[Picture]
     if pattern.epsilon == 0:
         return []
     gain = 127.5 / pattern.epsilon
-    return [Picture(model, pattern.epsilon, label, webp(0.5 + gain * patterns[label])) for label in (1, 0) if patterns[label].any()]
+    return [
+        Picture(model, pattern.epsilon, label, webp(0.5 + gain * patterns[label]))
+        for label in (1, 0)
+        if patterns[label].any()
+    ]
 
 
 def as_rows(result: pa.Table, model: str, pattern: Pattern) -> pa.Table:
@@ -102,8 +112,15 @@ def as_rows(result: pa.Table, model: str, pattern: Pattern) -> pa.Table:
 
 
 def universal_figures(
-    predictions: pa.Table, rows: pa.Table, patterns: Mapping[str, Sequence[Pattern]], files: Mapping[str, bytes], *,
-    steps: int, images: int, resamples: int, seed: int,
+    predictions: pa.Table,
+    rows: pa.Table,
+    patterns: Mapping[str, Sequence[Pattern]],
+    files: Mapping[str, bytes],
+    *,
+    steps: int,
+    images: int,
+    resamples: int,
+    seed: int,
 ) -> dict:
     """What summary.json says of universal perturbations, at logit 0.
 
@@ -114,18 +131,30 @@ def universal_figures(
         files: content of each pattern's file by its key.
         images: how many validation crops the patterns were made on.
     Returns:
-        {"steps", "images", "per_image": name, "patterns": [{"model", "epsilon", "file", "sha256"}], "records": [{"model",
-        "epsilon", "level", "universal", "shuffled", "per_image"}]}; docs/summary.md says what they are.
+        {"steps", "images", "per_image": name, "patterns": [{"model", "epsilon", "file", "sha256"}], "records":
+        [{"model", "epsilon", "level", "universal", "shuffled", "per_image"}]}; docs/summary.md says what they are.
     """
     each, name = worst_case_beside(predictions, rows)
     draws = bootstrap.draw(*identities_of_videos(rows), count=resamples, seed=seed)
     records, kept = [], []
     for of_epsilon in zip(*patterns.values(), strict=True):
         for model, pattern in zip(patterns, of_epsilon, strict=True):
-            kept.append({"model": model, "epsilon": pattern.epsilon, "file": pattern.key,
-                         "sha256": hashlib.sha256(files[pattern.key]).hexdigest()})
+            kept.append(
+                {
+                    "model": model,
+                    "epsilon": pattern.epsilon,
+                    "file": pattern.key,
+                    "sha256": hashlib.sha256(files[pattern.key]).hexdigest(),
+                }
+            )
             for level in ("frame", "video"):
-                figures = {title: rates(scores_of(table, model, attack, pattern.epsilon, level), draws)
-                           for title, table, attack in (("universal", rows, UNIVERSAL), ("shuffled", rows, SHUFFLED), ("per_image", each, name))}
+                figures = {
+                    title: rates(scores_of(table, model, attack, pattern.epsilon, level), draws)
+                    for title, table, attack in (
+                        ("universal", rows, UNIVERSAL),
+                        ("shuffled", rows, SHUFFLED),
+                        ("per_image", each, name),
+                    )
+                }
                 records.append({"model": model, "epsilon": pattern.epsilon, "level": level, **figures})
     return {"steps": steps, "images": images, "per_image": name, "patterns": kept, "records": records}

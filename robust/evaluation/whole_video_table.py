@@ -1,4 +1,4 @@
-"""The figures of the whole-video attack: beside the worst case frame by frame, on the same videos at the same epsilon."""
+"""The figures of the whole-video attack beside the worst case frame by frame: same videos, same epsilon."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def whole_video_figures(
         models: in the order of the report.
         items: one an epsilon, each an epsilon of the predictions.
     Returns:
-        {"steps", "restarts", "frame_wise": name, "videos", "frames", "records": [{"model", "epsilon", "joint", "frame_wise",
-        "either", "only_joint", "only_frame_wise"}]}; docs/summary.md says what they are.
+        {"steps", "restarts", "frame_wise": name, "videos", "frames", "records": [{"model", "epsilon", "joint",
+        "frame_wise", "either", "only_joint", "only_frame_wise"}]}; docs/summary.md says what they are.
     Raises:
         UserError: the crops or the clean logits are not those of the predictions.
     """
@@ -38,10 +38,22 @@ def whole_video_figures(
         for model in models:
             joint = scores_of(rows, model, JOINT, item.epsilon, "video")
             single = scores_of(frame_wise, model, name, item.epsilon, "video")
-            records.append({
-                "model": model, "epsilon": item.epsilon,
-                "joint": rates(joint, draws), "frame_wise": rates(single, draws), "either": rates(worse_of([joint, single]), draws),
-                "only_joint": only(joint, single, draws), "only_frame_wise": only(single, joint, draws),
-            })
-    return {"steps": items[0].steps, "restarts": items[0].restarts, "frame_wise": name, "videos": len(draws.video_ids),
-            "frames": len(rows) // (len(models) * len(items)), "records": records}
+            records.append(
+                {
+                    "model": model,
+                    "epsilon": item.epsilon,
+                    "joint": rates(joint, draws),
+                    "frame_wise": rates(single, draws),
+                    "either": rates(worse_of([joint, single]), draws),
+                    "only_joint": only(joint, single, draws),
+                    "only_frame_wise": only(single, joint, draws),
+                }
+            )
+    return {
+        "steps": items[0].steps,
+        "restarts": items[0].restarts,
+        "frame_wise": name,
+        "videos": len(draws.video_ids),
+        "frames": len(rows) // (len(models) * len(items)),
+        "records": records,
+    }

@@ -26,14 +26,29 @@ VIDEOS = {  # label, then of two frames: clean, after fgsm, after pgd, after the
 
 
 def rows_of(attack, place, *, epsilon=4.0, model="m", clean_shift=0.0):
-    rows = [{"model": model, "attack": attack, "epsilon": epsilon, "video_id": video, "frame_index": frame, "label": logits[0],
-             "method": video.split("/")[1], "identities": [f"d:{video}"], "clean": logits[1][frame] + clean_shift,
-             "adversarial": logits[place][frame]} for video, logits in VIDEOS.items() for frame in range(2)]
+    rows = [
+        {
+            "model": model,
+            "attack": attack,
+            "epsilon": epsilon,
+            "video_id": video,
+            "frame_index": frame,
+            "label": logits[0],
+            "method": video.split("/")[1],
+            "identities": [f"d:{video}"],
+            "clean": logits[1][frame] + clean_shift,
+            "adversarial": logits[place][frame],
+        }
+        for video, logits in VIDEOS.items()
+        for frame in range(2)
+    ]
     return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
 
 
 def test_what_only_one_of_them_turns_is_counted_by_hand():
-    predictions = pa.concat_tables([rows_of("fgsm", 2), rows_of("pgd", 3), rows_of("fgsm", 2, epsilon=8.0), rows_of("pgd", 3, epsilon=8.0)])
+    predictions = pa.concat_tables(
+        [rows_of("fgsm", 2), rows_of("pgd", 3), rows_of("fgsm", 2, epsilon=8.0), rows_of("pgd", 3, epsilon=8.0)]
+    )
     figures = whole_video_figures(predictions, rows_of(JOINT, 4), ["m"], ITEMS, resamples=20, seed=0)
     assert (figures["videos"], figures["frames"], figures["frame_wise"], figures["steps"]) == (6, 12, "worst", 20)
     (record,) = figures["records"]
@@ -43,7 +58,8 @@ def test_what_only_one_of_them_turns_is_counted_by_hand():
     assert [record[attack]["real_to_fake"]["hits"] for attack in ("joint", "frame_wise", "either")] == [1, 0, 1]
     assert (record["only_joint"]["hits"], record["only_joint"]["among"]) == (2, 5)
     assert (record["only_frame_wise"]["hits"], record["only_frame_wise"]["among"]) == (1, 5)
-    # Robust AUC. Joint: fakes -1.5, 1, -1, -3, reals 1, -1: one pair in order, two ties, of 8. Frame by frame: .75 above both reals.
+    # Robust AUC. Joint: fakes -1.5, 1, -1, -3, reals 1, -1: of 8 pairs one in order, two ties.
+    # Frame by frame: 0.75, -3, -3, -3 and -1, -1: two in order.
     assert [record[attack]["robust_auc"]["value"] for attack in ("joint", "frame_wise", "either")] == [0.25, 0.25, 0]
     assert record["only_joint"]["low"] < 0.4 < record["only_joint"]["high"]
 
@@ -70,7 +86,11 @@ def made_up_figures():
 def test_the_page_and_the_event_files_have_it(tmp_path):
     figures = made_up_figures()
     assert [(record["model"], record["epsilon"]) for record in figures["records"]] == [
-        ("baseline", 0.5), ("defended", 0.5), ("baseline", 4.0), ("defended", 4.0)]
+        ("baseline", 0.5),
+        ("defended", 0.5),
+        ("baseline", 4.0),
+        ("defended", 4.0),
+    ]
     summary = {**plain_summary(), "whole_video": figures}
     page = render(summary)
     parsed(page)
@@ -82,4 +102,6 @@ def test_the_page_and_the_event_files_have_it(tmp_path):
     write_tensorboard(tmp_path, summary)
     events = EventAccumulator(str(tmp_path / "defended")).Reload()
     assert [event.step for event in events.Scalars("whole_video/only_joint")] == [5, 40]
-    assert events.Scalars("whole_video_fake_to_real/joint")[1].value == pytest.approx(figures["records"][3]["joint"]["fake_to_real"]["value"])
+    assert events.Scalars("whole_video_fake_to_real/joint")[1].value == pytest.approx(
+        figures["records"][3]["joint"]["fake_to_real"]["value"]
+    )

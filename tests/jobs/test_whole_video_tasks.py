@@ -1,11 +1,11 @@
-"""The whole-video attack as part of jobs.evaluate: videos stay whole, it is resumed, and the same however the work is cut."""
+"""The whole-video attack as part of jobs.evaluate: videos stay whole; resumed, and the same however they are cut."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from test_evaluate import RUN, SIZE, config_of, summary_of, write_crops, write_models
+from test_evaluate import RUN, SIZE, config_of, summary_of, write_crops
 
 import jobs.evaluate as job
 from jobs import block_tasks, whole_video_tasks
@@ -13,21 +13,48 @@ from robust.data.inputs import to_input
 from robust.data.shards import decode_image, read_faces, read_status
 from robust.errors import ConfigError
 from robust.evaluation.whole_video_table import JOINT
-from robust.models.checkpoint import load_checkpoint
+from robust.models.checkpoint import load_checkpoint, save_checkpoint
+from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
+
+
+def write_untrained(storage, images):
+    """Two detectors with random weights, whose logits lie on both sides of 0."""
+    x = to_input(images, SIZE)
+    for seed, name in enumerate(("baseline", "defended")):
+        torch.manual_seed(seed)
+        model = empty_detector(Architecture("meso_inception4", SIZE, (0.5,) * 3, (0.5,) * 3, None))
+        with torch.no_grad():
+            for _ in range(8):
+                model.train()(x)  # statistics of these crops for batch normalisation
+            last = [parameter for parameter in model.parameters() if parameter.ndim == 1][-1]
+            last.sub_(model.eval()(x).median())
+        save_checkpoint(
+            storage, f"{RUN}/train/{name}", model, {"threshold": 0.0, "frame_threshold": 0.0, "recipe": name}
+        )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole_video")
     storage = Storage.from_config(config_of(folder).storage)
-    write_models(storage, *write_crops(storage))
+    write_untrained(storage, write_crops(storage)[0])
     return folder
 
 
 def config(folder, *, whole_video=None, **evaluate):
     settings = {"enabled": True, "epsilons": [4], "steps": 4, **(whole_video or {})}
-    return config_of(folder, **{"epsilons": [4], "headline": ["worst", 4], "bootstrap": 10, "gates": {"enabled": False}, "whole_video": settings, **evaluate})
+    return config_of(
+        folder,
+        **{
+            "epsilons": [4],
+            "headline": ["worst", 4],
+            "bootstrap": 10,
+            "gates": {"enabled": False},
+            "whole_video": settings,
+            **evaluate,
+        },
+    )
 
 
 @pytest.fixture
@@ -58,8 +85,14 @@ def test_videos_are_attacked_whole_resumed_and_alike_however_they_are_cut(folder
 
     def measure_again(settings):
         predictions = storage.read_table(f"{RUN}/evaluate/predictions.parquet")
-        return whole_video_tasks.measure_whole_videos(settings, storage, job.find_candidates(settings, storage), read_status(storage, RUN),
-                                                      predictions, run=job.run_tasks)
+        return whole_video_tasks.measure_whole_videos(
+            settings,
+            storage,
+            job.find_candidates(settings, storage),
+            read_status(storage, RUN),
+            predictions,
+            run=job.run_tasks,
+        )
 
     for key in storage.list(f"{RUN}/evaluate/blocks")[::2]:
         storage.delete(key)
@@ -91,14 +124,12 @@ def test_what_is_climbed_is_the_videos_score_of_the_very_model(folder, by_hand):
         of_video = [row for row in rows if row["video_id"] == video]
         fall = np.mean([row["adversarial"] - row["clean"] for row in of_video])
         assert fall < 0 if of_video[0]["label"] else fall > 0
-    # At the same budget as PGD-3 it reaches further on the score, or as far: the worst frames are the worst video.
+    # With more steps than the frame-wise attacks it reaches further on the score: the worst frames are the worst video.
     record = summary_of(folder)["whole_video"]["records"][0]
-    assert record["joint"]["robust_auc"]["value"] <= record["frame_wise"]["robust_auc"]["value"] + 0.05
+    assert record["joint"]["robust_auc"]["value"] <= record["frame_wise"]["robust_auc"]["value"]
 
 
-def test_switched_off_by_default_and_only_at_evaluated_epsilons(folder, by_hand):
-    off = config_of(folder, epsilons=[0.5], bootstrap=10, gates={"enabled": False})
-    job.evaluate(off, Storage.from_config(off.storage))
-    assert summary_of(folder)["whole_video"] is None and by_hand == []
+def test_switched_off_by_default_and_only_at_evaluated_epsilons(folder):
+    assert whole_video_tasks.measure_whole_videos(config_of(folder), None, [], None, None, run=None) is None
     with pytest.raises(ConfigError, match="evaluate.whole_video.epsilons: 3 is not among evaluate.epsilons"):
         config(folder, whole_video={"epsilons": [4, 3]})
