@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load
 from test_evaluate import RUN, SIZE, config_of, crop, summary_of, write_crops
-from test_whole_video_tasks import write_untrained
+from test_whole_video_tasks import Linear, some_crops, write_untrained
 
 import jobs.evaluate as job
 from jobs import block_tasks, universal_tasks
 from robust.attacks.threat import Linf
 from robust.attacks.universal import fit_universal
-from robust.data.inputs import to_input
+from robust.data.inputs import to_input, to_tensor
 from robust.data.shards import (
     STATUS_SCHEMA,
     decode_image,
@@ -25,6 +25,7 @@ from robust.data.shards import (
     write_shard,
 )
 from robust.errors import ConfigError, UserError
+from robust.evaluation.universal_table import SHUFFLED, UNIVERSAL, Pattern, to_bytes
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 
@@ -117,6 +118,28 @@ def by_hand(monkeypatch):
     monkeypatch.setattr(universal_tasks, "run_fits", fits_one_by_one)
     monkeypatch.setattr(job, "make_gallery", lambda *_: [])
     return made
+
+
+def test_of_a_linear_logit_one_pattern_is_the_optimum_of_every_image(tmp_path):
+    # The worst case of each image is epsilon * sign(w), the same for all fakes, its opposite for all reals.
+    model, (crops, pixels) = Linear().eval(), some_crops()
+    settings = config_of(tmp_path, batch_size=4)
+    storage = Storage.from_config(settings.storage)
+    x, y = to_tensor(pixels), torch.tensor(crops.column("label").to_numpy())
+    made = fit_universal(model, x, y, Linf.from_255(4), steps=3, clip=1e9)
+    best = 4 / 255 * model.weight.detach().sign()
+    torch.testing.assert_close(made.patterns, torch.stack([best, -best]))
+    storage.write_bytes("p.safetensors", to_bytes(made))
+    result = universal_tasks.apply_pattern(
+        model, crops, pixels, Pattern(4.0, "p.safetensors"), settings, "cpu", storage=storage
+    )
+    moved = 4 / 255 * model.weight.abs().sum().item()
+    gains = {
+        name: (result.column(name).to_numpy() - result.column("clean").to_numpy()) * (1 - 2 * y.numpy())
+        for name in (UNIVERSAL, SHUFFLED)
+    }
+    np.testing.assert_allclose(gains[UNIVERSAL], moved, atol=1e-3)
+    assert np.abs(gains[SHUFFLED]).max() < 0.1 * moved
 
 
 def kept(storage):

@@ -1,17 +1,23 @@
 """The whole-video attack as part of jobs.evaluate: videos stay whole; resumed, and the same however they are cut."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from test_evaluate import RUN, SIZE, config_of, summary_of, write_crops
+from test_evaluate import RUN, SIZE, config_of, crop, summary_of, write_crops
+from torch import nn
 
 import jobs.evaluate as job
 from jobs import block_tasks, whole_video_tasks
-from robust.data.inputs import to_input
+from robust.attacks.threat import Linf
+from robust.attacks.whole_video import whole_video
+from robust.data.inputs import to_input, to_tensor
 from robust.data.shards import decode_image, read_faces, read_status
 from robust.errors import ConfigError
+from robust.evaluation.attack_block import Cell
 from robust.evaluation.whole_video_table import JOINT
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.models.detector import Architecture, empty_detector
@@ -32,6 +38,45 @@ def write_untrained(storage, images):
         save_checkpoint(
             storage, f"{RUN}/train/{name}", model, {"threshold": 0.0, "frame_threshold": 0.0, "recipe": name}
         )
+
+
+class Linear(nn.Module):
+    """A detector whose logit is w.x - b, so that every optimum is known."""
+
+    input_size = SIZE
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) / 10)
+
+    def forward(self, x):
+        return ((x - 0.5) * self.weight).sum(dim=(1, 2, 3))
+
+
+def some_crops():
+    """(crops, pixels) of a fake of three frames, a real of two and a fake of one, away from black and white."""
+    rng, videos = np.random.default_rng(0), ["d/fine/a"] * 3 + ["d/real/b"] * 2 + ["d/fine/c"]
+    labels = [int("fine" in video) for video in videos]
+    table = pa.table(
+        {
+            "video_id": videos,
+            "frame_index": pa.array([0, 1, 2, 0, 1, 0], pa.int32()),
+            "label": pa.array(labels, pa.int8()),
+        }
+    )
+    return table, np.stack([crop(rng, 0)[:SIZE, :SIZE].clip(40, 215) for _ in videos])
+
+
+def test_of_a_linear_logit_the_score_moves_by_epsilon_times_the_one_norm():
+    model, (crops, pixels) = Linear().eval(), some_crops()
+    settings = config_of(Path("."), batch_size=2)
+    result = whole_video_tasks.attack_videos(model, crops, pixels, Cell(JOINT, 4.0, 8), settings, "cpu")
+    moved = 4 / 255 * model.weight.abs().sum().item()
+    with torch.no_grad():
+        clean = model(to_tensor(pixels))
+    np.testing.assert_allclose(result.column("clean").to_numpy(), clean, atol=1e-4)
+    signed = np.where(crops.column("label").to_numpy() == 1, -moved, moved)
+    np.testing.assert_allclose(result.column("adversarial").to_numpy(), clean.numpy() + signed, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +169,20 @@ def test_what_is_climbed_is_the_videos_score_of_the_very_model(folder, by_hand):
         of_video = [row for row in rows if row["video_id"] == video]
         fall = np.mean([row["adversarial"] - row["clean"] for row in of_video])
         assert fall < 0 if of_video[0]["label"] else fall > 0
+    # One video by hand: all its frames in one attack, which is another path than each frame's own.
+    video = [row for row in rows if row["video_id"] == rows[0]["video_id"]]
+    x = to_input([decode_image(crops[row["video_id"], row["frame_index"]]["image"]) for row in video], SIZE)
+    y, seeded = torch.tensor([row["label"] for row in video]), torch.Generator().manual_seed(settings.run.seed)
+    together, apart = (
+        whole_video(
+            model, x, y, Linf.from_255(4), steps=4, videos=videos, generator=seeded.manual_seed(settings.run.seed)
+        )
+        for videos in (torch.zeros(len(y)), torch.arange(len(y)))
+    )
+    with torch.no_grad():
+        expected, other = model(together).numpy(), model(apart).numpy()
+    kept_logits = np.array([row["adversarial"] for row in video])
+    assert np.abs(kept_logits - expected).max() < 0.1 * np.abs(expected - other).max()
     # With more steps than the frame-wise attacks it reaches further on the score: the worst frames are the worst video.
     record = summary_of(folder)["whole_video"]["records"][0]
     assert record["joint"]["robust_auc"]["value"] <= record["frame_wise"]["robust_auc"]["value"]
