@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 REFERENCE := .reference/.installed
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 
-.PHONY: setup demo demo-long test test-faults bench reference lock clean
+.PHONY: setup demo demo-long test test-cluster bench reference lock clean
 
 setup: $(INSTALLED)
 
@@ -29,9 +29,9 @@ test: setup $(REFERENCE)
 	$(BIN)/python -m tests.clips
 	$(BIN)/python -m tests.run $(ARGS)
 
-test-faults: setup  ## the tests that kill workers, nodes and servers; CI runs them too
+test-cluster: setup  ## the tests that kill workers, nodes and servers or submit jobs; CI runs them too
 	$(BIN)/python -m tests.clips
-	$(BIN)/python -m tests.run --faults $(ARGS)
+	$(BIN)/python -m tests.run --own-cluster $(ARGS)
 
 $(REFERENCE): requirements-reference.lock $(INSTALLED)
 	rm -rf .reference
@@ -46,6 +46,7 @@ bench: setup $(REFERENCE)
 lock: $(VENV)/bin/uv
 	$(COMPILE) pyproject.toml --extra dev -o requirements.lock
 	$(COMPILE) --no-deps requirements-reference.in -o requirements-reference.lock
+	$(COMPILE) --no-deps requirements-gcp.in -o requirements-gcp.lock
 
 clean:
 	rm -rf $(VENV) .reference outputs

@@ -5,6 +5,7 @@
 On a finished run. The iteration to stop at and the threshold behind the prior are chosen on validation crops. Three
 attackers: one who attacks the plain detector and does not know of the prior (as it was published), one who attacks
 through it (BPDA, backward as through the identity), and on the defended model the plain white-box one.
+Run jobs.evaluate again to see it in the report.
 --published fits the network of 2.2 million parameters 10 000 times at 512 pixels: for a GPU, with evaluate.gpus_per_task=1.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jobs.candidates import OWN_MODELS
 from jobs.cli import run_job
 from jobs.task_pool import device_of
 from robust.attacks.pgd import pgd
@@ -54,14 +56,16 @@ class Row:
 
 
 def main(config: Config, storage: Storage, *, prior: Prior) -> dict:
-    """Prints the table; writes it below the run's `benchmarks/`."""
+    """Prints the table; writes it below the run's `benchmarks/`, where jobs.evaluate finds it for its report."""
     run, device = config.run.name, device_of(config)
     epsilon = config.evaluate.headline[1]
-    plain, defended = (load_checkpoint(storage, f"{run}/train/{name}")[0].to(device) for name in ("baseline", "defended"))
+    loaded = {name: load_checkpoint(storage, f"{run}/train/{name}") for name in OWN_MODELS}
+    plain, defended = (model.to(device) for model, _ in loaded.values())
     validation = read_crops(storage, run, "val", plain.input_size, VALIDATION_CROPS, device)
     test = read_crops(storage, run, "test", plain.input_size, TEST_CROPS, device)
     rows, facts = compare(plain, defended, validation, test, Linf.from_255(epsilon), prior, seed=config.run.seed)
-    facts |= {"epsilon": epsilon, "published_seconds": published_seconds(test[0][:1])}
+    facts |= {"epsilon": epsilon, "published_seconds": published_seconds(test[0][:1]),
+              "models": {name: card["sha256"] for name, (_, card) in loaded.items()}}
     print(as_markdown(rows, facts), flush=True)
     key = f"{run}/benchmarks/deep_image_prior.json"
     storage.write_json(key, {"prior": dataclasses.asdict(prior), "rows": [dataclasses.asdict(row) for row in rows], **facts})

@@ -71,10 +71,11 @@ class Row:
 
 
 def main(config: Config, storage: Storage) -> dict:
-    """Prints a table for each model and one of the budgets; writes all rows below the run's `benchmarks/`."""
-    run, rows, budgets = config.run.name, [], []
+    """Prints a table for each model and one of the budgets; writes all below the run's `benchmarks/`, for the report."""
+    run, rows, budgets, sha256 = config.run.name, [], [], {}
     for name in OWN_MODELS:
         model, card = load_checkpoint(storage, f"{run}/train/{name}")
+        sha256[name] = card["sha256"]
         test, seen = (read_crops(storage, run, split, model.input_size) for split in ("test", "train"))
         table = compare(model, name, test, seen, strict=float(card["frame_threshold"]), seed=config.run.seed)
         print(as_markdown(f"{name} of run {run}, {len(test.x)} test crops ({int(test.y.sum())} fake)", table), flush=True)
@@ -82,7 +83,7 @@ def main(config: Config, storage: Storage) -> dict:
         budgets = budgets or compare_budgets(model, Crops(test.x[:BATCH], test.y[:BATCH]))
     print(budgets_as_markdown(budgets))
     key = f"{run}/benchmarks/reference_protocol.json"
-    storage.write_json(key, {"crops": CROPS, "rows": [dataclasses.asdict(row) for row in rows], "budgets": budgets})
+    storage.write_json(key, {"crops": CROPS, "models": sha256, "rows": [dataclasses.asdict(row) for row in rows], "budgets": budgets})
     return {"summary": f"written to {storage.uri(key)}"}
 
 

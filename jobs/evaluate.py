@@ -29,6 +29,7 @@ from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
 from jobs.codec_tasks import measure_codecs, shared_attacks
 from jobs.corruption_tasks import measure_corruptions
+from jobs.export_tasks import export_examples
 from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
@@ -42,6 +43,7 @@ from robust.errors import UserError
 from robust.evaluation import attack_block, blocks, gallery
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import SPLIT, Block
+from robust.evaluation.comparators import read_comparators
 from robust.evaluation.predictions import check_predictions
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
@@ -92,6 +94,8 @@ def evaluate(config: Config, storage: Storage) -> dict:
         "whole_video": measure_whole_videos(config, storage, candidates, status, predictions, run=run_tasks),
         "universal": universal,
         "smoothing": measure_smoothing(config, storage, candidates, status, run=run_tasks),
+        "export": export_examples(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
+        "comparators": read_comparators(storage, config.run.name, {one.name: one.sha256 for one in candidates}),
     }
     strips = make_gallery(config, storage, candidates, predictions, cells)
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),

@@ -94,6 +94,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     """One Ray Train run; the same name in the same storage resumes it."""
     settings = config.train
     require_crops(config, storage)
+    initial_detector(config, plan.recipe, storage)  # raises its UserError now, where every worker would, attempt after attempt
     require_resources(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker})
     filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
     score = score_of(plan.recipe, settings)

@@ -1,12 +1,12 @@
-"""`make test` and `make test-faults`: pytest in processes of its own.
+"""`make test` and `make test-cluster`: pytest in processes of its own.
 
-    python -m tests.run                     all tests but those that kill something
-    python -m tests.run --faults            those that kill workers, nodes or servers on purpose, one after another
+    python -m tests.run                     all tests but those of the next line
+    python -m tests.run --own-cluster       those that kill workers, nodes or servers, or submit jobs to a head of their own, one after another
     python -m tests.run --last-failed       those that failed, with any of pytest's options that select nothing else
     python -m tests.run -m 'not cluster'    with -m or paths: plain pytest
 
-Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those, the other with all that
-need no cluster. The first is shown while it runs, the other after it. Exit code 0 only if both passed.
+Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those and the comparison with
+other libraries (for balance), the other with the rest. The first is shown while it runs, the other after it. Exit code 0 only if both passed.
 """
 
 import os
@@ -21,15 +21,15 @@ NO_TESTS = 5
 def main(options: list[str]) -> int:
     if any(option == "-m" or not option.startswith("-") for option in options):
         return subprocess.run(pytest(options)).returncode
-    if "--faults" in options:
-        options.remove("--faults")
-        return subprocess.run(pytest([*part("fault", "faults"), *options])).returncode
+    if "--own-cluster" in options:
+        options.remove("--own-cluster")
+        return subprocess.run(pytest([*part("fault or head", "own-cluster"), *options])).returncode
     with tempfile.TemporaryFile() as output:
         # Each half remembers its own failures: one cache would keep those of the half that ends last.
-        in_process = pytest([*part("not cluster and not fault", "in-process"), *options])
+        in_process = pytest([*part("not (cluster or reference or fault or head)", "in-process"), *options])
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small nets: a second thread would only wait
         beside = subprocess.Popen(in_process, stdout=output, stderr=subprocess.STDOUT, env=one_thread)
-        cluster = pytest([*part("cluster and not fault", "cluster"), *options])
+        cluster = pytest([*part("(cluster or reference) and not (fault or head)", "cluster"), *options])
         codes = [subprocess.run(cluster).returncode, beside.wait()]
         output.seek(0)
         sys.stdout.flush()

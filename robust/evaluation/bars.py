@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 from robust.evaluation.plots import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, horizontal_grid, share_to_y, text
 
 
-def bar_chart(labels: Sequence[str], series: Sequence[tuple[str, int, Sequence[float]]], *, title: str, x_label: str) -> str:
+def bar_chart(labels: Sequence[str], series: Sequence[tuple[str, int, Sequence[float | None]]], *, title: str, x_label: str) -> str:
     """Bars side by side.
 
     Args:
         labels: of the bins, left to right.
-        series: (name, number of its colour, a share in [0, 1] for each bin).
+        series: (name, number of its colour, a share in [0, 1] for each bin, None: no bar).
         title: for people who cannot see the chart.
     Returns:
         one <svg> element.
@@ -26,6 +26,8 @@ def bar_chart(labels: Sequence[str], series: Sequence[tuple[str, int, Sequence[f
     for place, label in enumerate(labels):
         text(svg, LEFT + (place + 0.5) * slot, HEIGHT - BOTTOM + 15, label, "middle")
         for index, (name, style, shares) in enumerate(series):
+            if shares[place] is None:
+                continue
             y = share_to_y(shares[place])
             attributes = {"x": f"{LEFT + (place + 0.1) * slot + index * width:.1f}", "y": f"{y}", "width": f"{max(1, width - 1):.1f}",
                           "height": f"{share_to_y(0) - y:.1f}", "class": f"bar s{style}"}

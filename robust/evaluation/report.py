@@ -44,6 +44,8 @@ def render(summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Pi
     )
     environment.filters.update(percent=percent, share=share, number=number, image=image_uri, pretty=pretty)
     page = environment.get_template("report.html")
+    single_frames = all(count[f"{kind}_frames"] == count[f"{kind}_videos"]
+                        for count in summary["counts"] for kind in ("fake", "real"))
     return page.render(
         summary=summary,
         style=Markup((TEMPLATES / "report.css").read_text()),  # our own file, not data
@@ -51,7 +53,8 @@ def render(summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Pi
         groups=_groups(summary, without="real"),
         sources=_groups(summary, without="fake"),
         headline_attack=find(summary["attacks"], attack=summary["shown"]["attack"]),
-        charts=_charts(summary),
+        charts=_charts(summary, ("frame",) if single_frames else ("frame", "video")),
+        single_frames=single_frames,
         certificate_charts=certificate_charts(summary.get("smoothing")),
         histogram=_histogram(summary),
         risks=_risk_charts(summary),
@@ -100,11 +103,11 @@ def _lookup(records: Sequence[Mapping], *keys: str) -> dict:
     return {tuple(record[key] for key in keys): record for record in records}
 
 
-def _charts(summary: Mapping) -> list[dict]:
+def _charts(summary: Mapping, levels: Sequence[str]) -> list[dict]:
     """One chart for each level and figure, all models in it, under the attack of the headline."""
     attack = summary["shown"]["attack"]
     charts = []
-    for level in ("frame", "video"):
+    for level in levels:
         for figure, title, direction in CURVES:
             series = [
                 Series(model["name"], index, _points(summary, model["name"], attack, level, figure))

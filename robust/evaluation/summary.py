@@ -62,6 +62,8 @@ def build_summary(
     codec: Mapping | None = None,
     whole_video: Mapping | None = None,
     universal: Mapping | None = None,
+    export: Mapping | None = None,
+    comparators: Mapping | None = None,
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -82,6 +84,8 @@ def build_summary(
         codec: from `codec_table.codec_figures`; None: it was not measured.
         whole_video: from `whole_video_table.whole_video_figures`; None: it was not measured.
         universal: from `universal_table.universal_figures`; None: it was not measured.
+        export: where the adversarial examples are, and what is left of the attack in them; None: none were written.
+        comparators: from `comparators.read_comparators`; None: no benchmark was run.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
     attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
@@ -112,6 +116,8 @@ def build_summary(
         "codec": codec,
         "whole_video": whole_video,
         "universal": universal,
+        "export": export,
+        "comparators": comparators,
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }

@@ -15,7 +15,8 @@ from robust.evaluation.gallery import Attacked, Strip
 from robust.evaluation.universal_table import Picture
 
 STEPS_OF_EPSILON = 10
-"""TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon."""
+"""TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon, certificates at 10 * radius,
+the error of the surest at the percentage answered."""
 
 
 def write_tensorboard(
@@ -45,24 +46,65 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
     for record in summary["clean"]:
         if record["model"] == model:
             place = f"{record['level']}/{record['group']}"
-            for name in ("auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5", "ece", "aurc"):
-                found.append((f"clean_{name}/{place}", 0, record[name]["value"]))
-            found.append((f"clean_accuracy/{place}", 0, record["at"]["zero"]["accuracy"]["value"]))
+            found += [(f"clean_{name}/{place}", 0, figure["value"]) for name, figure in figures_of(record)]
+            found += [(f"clean_{name}/{place}", 0, value) for name, value in rates_of(record)]
     for record in summary["under_attack"]:
         if record["model"] == model:
             place = f"{record['attack']}/{record['level']}/{record['group']}"
             step = round(STEPS_OF_EPSILON * record["epsilon"])
-            found.append((f"robust_auc/{place}", step, record["robust_auc"]["value"]))
-            for name in ("fake_to_real", "real_to_fake", "robust_accuracy"):
-                found.append((f"{name}/{place}", step, record["at"]["zero"][name]["value"]))
+            named = {"ece": "attacked_ece", "aurc": "attacked_aurc"}  # the others are of an attack by their names
+            figures = [(named.get(name, name), figure["value"]) for name, figure in figures_of(record)]
+            found += [(f"{name}/{place}", step, value) for name, value in figures]
+            found += [(f"{name}/{place}", step, value) for name, value in rates_of(record)]
     for record in summary["over_epsilon"]:
         if record["model"] == model:
             place = f"{record['level']}/{record['group']}"
             found.append((f"median_minimal_epsilon/{place}", 0, record["minimal_epsilon"]["value"]))
             found.append((f"mean_robust_auc/{place}", 0, record["mean_robust_auc"]["value"]))
+    for record in summary["risk_coverage"]:
+        if record["model"] == model:
+            attack = f"{record['attack']}/epsilon_{record['epsilon']:g}" if record["attack"] else "clean"
+            curve = zip(record["coverage"], record["risk"], strict=True)
+            tag = f"error_of_the_surest/{attack}/{record['level']}"
+            found += [(tag, round(100 * share), risk) for share, risk in curve]
     found += corruption_scalars(summary, model) + codec_scalars(summary, model)
     found += whole_video_scalars(summary, model) + universal_scalars(summary, model)
+    found += certificate_scalars(summary, model) + export_scalars(summary, model)
+    gates = [gate for gate in summary["gates"] if gate["model"] == model]
+    found += [(f"gates_passed/{gate['name']}", 0, float(gate["passed"])) for gate in gates]
     return [(tag, step, value) for tag, step, value in found if value is not None]
+
+
+def figures_of(record: Mapping) -> list[tuple[str, Mapping]]:
+    """(name, figure) of a record's own figures."""
+    return [(name, figure) for name, figure in record.items() if isinstance(figure, Mapping) and "value" in figure]
+
+
+def rates_of(record: Mapping) -> list[tuple[str, float | None]]:
+    """(name, value) of a record's rates: at logit 0 by their own name, at a frozen threshold with that behind it."""
+    return [(name if threshold == "zero" else f"{name}_at_{threshold}", figure["value"])
+            for threshold, rates in record["at"].items() for name, figure in figures_of(rates)]
+
+
+def certificate_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """Certified accuracy at step 10 * L2 radius (0-255 units) for each sigma, and what belongs to no radius at 0."""
+    found = []
+    for record in (summary.get("smoothing") or {"records": []})["records"]:
+        if record["model"] == model:
+            sigma = f"sigma_{record['sigma']:g}"
+            found += [(f"certified_{name}/{sigma}", 0, figure["value"]) for name, figure in figures_of(record)]
+            found.append((f"certified_mean_radius/{sigma}", 0, record["mean_radius"]))
+            for point in record["certified"]:
+                step = round(STEPS_OF_EPSILON * point["radius"])
+                found += [(f"certified_accuracy/{sigma}/{who}", step, point[who]["value"]) for who in ("all", "fakes", "reals")]
+    return found
+
+
+def export_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """What is left of the attack in the exported files."""
+    return [(f"exported_{name}", 0, figure["value"])
+            for record in (summary.get("export") or {"models": []})["models"] if record["model"] == model
+            for name, figure in figures_of(record)]
 
 
 def corruption_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
@@ -80,7 +122,7 @@ def codec_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | 
     return [(f"codec_{name}/{record['attack']}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"],
              record[name]["value"])
             for record in (summary.get("codec") or {"records": []})["records"] if record["model"] == model
-            for name in ("fake_to_real", "found_attacked")]
+            for name in ("caught", "fake_to_real", "found_clean", "found_attacked")]
 
 
 def whole_video_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
@@ -90,7 +132,8 @@ def whole_video_scalars(summary: Mapping, model: str) -> list[tuple[str, int, fl
         if record["model"] == model:
             step = round(STEPS_OF_EPSILON * record["epsilon"])
             found += [(f"whole_video_{name}/{attack}", step, record[attack][name]["value"])
-                      for attack in ("joint", "frame_wise", "either") for name in ("fake_to_real", "robust_auc")]
+                      for attack in ("joint", "frame_wise", "either")
+                      for name in ("fake_to_real", "real_to_fake", "robust_auc")]
             found += [(f"whole_video/{name}", step, record[name]["value"])
                       for name in ("only_joint", "only_frame_wise")]
     return found

@@ -1,9 +1,11 @@
-"""Jobs through `ray job submit` to a real head with token authentication, storage on a real S3 server."""
+"""Jobs through `ray job submit` and jobs.submit to a real head with token authentication, storage on a real S3 server."""
 
+import signal
+import subprocess
 import sys
 
 import pytest
-from head import Head
+from head import ROOT, Head
 
 from robust.storage import Storage
 
@@ -15,6 +17,7 @@ def head(s3_server, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.head
 def test_a_submitted_job_joins_the_cluster_and_writes_its_result(head, s3, tmp_path):
     (tmp_path / "config.yaml").write_text("{}")
     command = [sys.executable, "tests/cluster/trivial_job.py", "--config", str(tmp_path / "config.yaml"),
@@ -35,3 +38,51 @@ def test_a_submitted_job_joins_the_cluster_and_writes_its_result(head, s3, tmp_p
     del without_token["RAY_AUTH_TOKEN_PATH"]
     refused = head.cli("list", environment=without_token)
     assert refused.returncode != 0 and "token" in (refused.stdout + refused.stderr).lower()
+
+
+def submit_job(head, *arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", "jobs.submit", *arguments, "--address", head.address], cwd=ROOT, text=True,
+                            env={**head.environment, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.cluster
+@pytest.mark.head
+def test_jobs_submit_ends_as_its_job_does_and_does_not_start_a_running_one_again(head, s3, tmp_path):
+    own = [f"storage.uri={s3.uri}", "storage.addressing_style=path", "run.name=wait"]
+    empty = submit_job(head, "evaluate", "--follow", *own)  # also while the head is not ready yet
+    told, _ = empty.communicate(timeout=300)
+    assert empty.returncode == 1 and "files, " in told, told
+    assert "submit: wait-evaluate-" in told.splitlines()[-1] and "failed with exit code 1" in told.splitlines()[-1]
+    assert any(line.startswith("evaluate: error: ") and "jobs." in line for line in told.splitlines()), told  # the job's own last line
+
+    (tmp_path / "config.yaml").write_text("{}")
+    client = head.client()
+    client.submit_job(
+        entrypoint=f"{sys.executable} tests/cluster/trivial_job.py --config {tmp_path / 'config.yaml'} {' '.join(own)}", submission_id="waits",
+        runtime_env={"working_dir": str(ROOT), "env_vars": {"PYTHONPATH": "."}}, metadata={"run": "wait", "stage": "evaluate", "more": "1"})
+    following = submit_job(head, "evaluate", "--follow", *own)
+    lines = []
+    for line in following.stdout:
+        lines.append(line)
+        if line.startswith("ready"):
+            following.send_signal(signal.SIGINT)
+            break
+    rest, _ = following.communicate(timeout=60)
+    assert "running already as waits; nothing was submitted" in lines[0], lines
+    assert following.returncode == 1 and "job waits goes on" in rest, rest
+    assert client.get_job_status("waits") == "RUNNING" and len([job for job in client.list_jobs() if job.submission_id]) == 2
+    client.stop_job("waits")
+    assert head.wait("waits", timeout_s=60) == "STOPPED"
+
+    refused = submit_job(head, "evaluate", *own, RAY_AUTH_TOKEN="no", RAY_AUTH_TOKEN_PATH="")
+    told, _ = refused.communicate(timeout=60)
+    assert refused.returncode == 1 and "submit: error: the cluster refuses the token" in told and "Traceback" not in told, told
+
+
+def test_jobs_submit_refuses_what_cannot_work_before_it_asks_a_cluster(capsys):
+    from jobs.submit import main
+
+    assert main(["train", "--address", "http://127.0.0.1:9", "train.batch_size=-4"]) == 2
+    assert "train.batch_size" in capsys.readouterr().err
+    assert main(["train", "--address", "http://127.0.0.1:9", "--profile", "demo"]) == 2
+    assert "cluster.address=auto" in capsys.readouterr().err

@@ -1,13 +1,14 @@
 """Every job through `ray job submit` to a head with token authentication: real videos in, report and verdicts out."""
 
 import json
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import yaml
-from head import Head
+from head import ROOT, Head
 
 from robust.data.video import read_frames
 from robust.storage import Storage
@@ -50,6 +51,7 @@ def config_file(tmp_path, videos, uri: str):
 
 
 @pytest.mark.cluster
+@pytest.mark.head
 @pytest.mark.timeout(1200)
 def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
     config = config_file(tmp_path, videos, s3.uri)
@@ -69,7 +71,10 @@ def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
             verdicts = pool.submit(submit, "detect", f"detect.input={videos / 'fake'}", f"detect.output={tmp_path / 'verdicts'}")
             submit("evaluate")
             verdicts.result()
-        assert "Report: " in submit("pipeline")
+        pipeline = subprocess.run([sys.executable, "-m", "jobs.submit", "pipeline", "--follow", "--address", head.address, "--config", config],
+                                  cwd=ROOT, env=head.environment, text=True, capture_output=True, timeout=600)
+        assert pipeline.returncode == 0, pipeline.stdout + pipeline.stderr
+        assert f"submit: report: {s3.uri}/submitted/report/index.html" in pipeline.stdout.splitlines()
 
     storage = Storage.from_config(s3)
     for stage in ("faces", "train", "tune", "evaluate"):

@@ -103,7 +103,9 @@ def test_summary_is_plain_json_and_differs_between_runs_only_in_timing(summary):
 def test_the_page_is_well_formed_and_fetches_nothing(page):
     tags = parsed(page)
     for tag, name, value in tags.attributes:
-        assert name not in ("href", "srcset", "action") and not name.startswith("on")
+        assert name not in ("srcset", "action", "ping", "background") and not name.startswith("on")
+        if name == "href":  # followed by a click only, to a file of the same run
+            assert (tag, value) == ("a", "../evaluate/adversarial/manifest.json")
         if name == "src":
             assert value.startswith("data:image/webp;base64,")
     assert not {"script", "link", "iframe", "object", "embed"} & set(tags.seen)
@@ -195,4 +197,19 @@ def test_a_card_without_the_second_threshold_makes_a_page_with_dashes():
     tables = build_tables(made_up_predictions(identities=8, frames=1), {model.name: model.thresholds for model in models}, resamples=10, seed=0)
     rates = find(tables["attacks"], model="defended", attack="pgd", epsilon=0.5, level="video", group="all")["at"]["frozen_fpr_5"]
     assert rates["threshold"] is None and "no such threshold" in rates["fake_to_real"]["reason"]
-    parsed(render(build_summary(tables, run="old", models=models, cells=CELLS, headline=("pgd", 0.5), data={"videos": {}, "skipped": []}, settings={})))
+    summary = build_summary(tables, run="old", models=models, cells=CELLS, headline=("pgd", 0.5), settings={},
+                            data={"videos": {}, "skipped": []})
+    parsed(render(summary))
+
+
+def test_with_one_frame_a_video_nothing_stands_there_twice(summary, page):
+    models = made_up_models()
+    tables = build_tables(made_up_predictions(identities=8, frames=1), {model.name: model.thresholds for model in models}, resamples=10, seed=0)
+    single = render(build_summary(tables, run="one", models=models, cells=CELLS, headline=("pgd", 0.5), settings={},
+                                  data={"videos": {}, "skipped": []}))
+    for level, title in (("video", "Whole videos"), ("frame", "Single frames")):
+        assert page.count(f"over epsilon, {level}s") == 3 and title in page
+    assert "Every video has one frame here" in single and "over epsilon, videos" not in single and "Whole videos" not in single
+    for record in tables["attacks"]:
+        other = find(tables["attacks"], **{key: record[key] for key in ("model", "attack", "epsilon", "group")}, level="video")
+        assert record["at"]["zero"]["fake_to_real"]["value"] == other["at"]["zero"]["fake_to_real"]["value"]

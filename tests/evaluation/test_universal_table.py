@@ -103,6 +103,10 @@ def crops(place, name):
 
 @pytest.fixture
 def figures():
+    return made_up_figures()
+
+
+def made_up_figures():
     predictions = pa.Table.from_pylist(
         [
             {**row, "model": model, "attack": "pgd", "epsilon": epsilon}

@@ -5,8 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import jobs.evaluate as job
@@ -25,6 +29,7 @@ from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
+from tests.models import foreign_files
 
 RUN, SIZE = "tiny", 32
 
@@ -91,7 +96,7 @@ def folder(tmp_path_factory):
 
 def config_of(folder: Path, **evaluate):
     settings = {"epsilons": [0.5, 4], "suite": "tiny", "suites": {"tiny": {"fgsm": {"steps": 1}, "pgd": {"steps": 3}}}, "block_size": 10, "batch_size": 4,
-                "bootstrap": 20, "gallery": 2, "corruptions": {"enabled": False}, **evaluate}
+                "bootstrap": 20, "gallery": 2, "corruptions": {"enabled": False}, "export": {"crops": 0}, **evaluate}
     return parse({"run": {"name": RUN}, "storage": {"uri": str(folder / "storage")},
                   "cluster": {"address": "local", "num_cpus": 2, "object_store_memory_mb": 100, "outputs": str(folder / "outputs")}, "evaluate": settings})
 
@@ -123,13 +128,21 @@ def summary_of(folder):
     return json.loads((folder / "storage" / RUN / "report/summary.json").read_text())
 
 
+ATTACKS = {"fgsm": {"steps": 1}, "pgd": {"steps": 3}, "transfer": {"steps": 2}, "eot": {"steps": 1}}
+EVERYTHING = {"suites": {"tiny": ATTACKS}, "eot_samples": 2, "export": {"crops": 4, "epsilon": 4},
+              "corruptions": {"severities": [3], "frames_per_video": 1},
+              "smoothing": {"enabled": True, "sigmas": [16], "n0": 5, "n": 20}}
+"""All parts but the codec, which needs videos: tests/jobs/test_whole_summary.py has it too."""
+
+
 @pytest.mark.cluster
 def test_a_whole_evaluation_then_nothing_to_do_then_one_cpu_gives_the_same(folder, small_ray, monkeypatch):
-    config = config_of(folder)
+    config = config_of(folder, **EVERYTHING)
     storage = Storage.from_config(config.storage)
     result = job.evaluate(config, storage)
     first = summary_of(folder)
-    assert result["predictions"] == 2 * 4 * 48 and result["skipped_videos"] == 1
+    assert first["corruptions"]["models"] and first["smoothing"]["records"] and first["export"]["crops"] == 4
+    assert result["predictions"] == 2 * 8 * 48 and result["skipped_videos"] == 1
     assert [model["name"] for model in first["models"]] == ["baseline", "defended"]
     assert first["headline"]["models"]["baseline"]["value"] is not None
     assert first["data"]["skipped"] == [
@@ -157,6 +170,37 @@ def test_a_whole_evaluation_then_nothing_to_do_then_one_cpu_gives_the_same(folde
     monkeypatch.setattr(job, "run_tasks", one_by_one)
     assert job.evaluate(config, storage)["blocks_computed"] == result["blocks_computed"]
     assert without_timing(summary_of(folder)) == without_timing(first)
+
+
+@pytest.mark.cluster
+def test_an_audit_of_foreign_files_on_images_with_certificates_runs_on_the_cluster(small_ray, tmp_path):
+    net, rng = foreign_files.Net().eval(), np.random.default_rng(0)
+    scale = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3], "input_size": SIZE, "output": "two_logits"}
+    (tmp_path / "net.pt").write_bytes(foreign_files.torchscript(net))
+    (tmp_path / "net.onnx").write_bytes(foreign_files.onnx_file(net))
+    save_file(torchvision.models.resnet18(num_classes=2).state_dict(), tmp_path / "resnet.safetensors")
+    files = {"script": {"kind": "torchscript", "path": "net.pt"}, "onnx": {"kind": "onnx", "path": "net.onnx"},
+             "resnet": {"kind": "timm", "path": "resnet.safetensors", "name": "resnet18"}}
+    models = {name: {**facts, "path": str(tmp_path / facts["path"]), **scale} for name, facts in files.items()}
+    for label, kind in ((0, "real"), (1, "fake/coarse")):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(crop(rng, label)).save(tmp_path / "images" / kind / f"{i}.png")
+    config = config_of(tmp_path, epsilons=[4], headline=["pgd", 4], suites={"tiny": {"pgd": {"steps": 2}}}, bootstrap=10,
+                       gates={"enabled": False}, gallery=1, models=models, images=str(tmp_path / "images"),
+                       export={"crops": 2, "epsilon": 4}, smoothing={"enabled": True, "sigmas": [16], "n0": 5, "n": 20})
+    storage = Storage.from_config(config.storage)
+    job.evaluate(config, storage)
+    summary = summary_of(tmp_path)
+    assert [(one["model"], one["sigma"]) for one in summary["smoothing"]["records"]] == [(name, 16) for name in models]
+    logits = {name: storage.read_table(f"{RUN}/evaluate/predictions.parquet", columns=["model", "clean", "adversarial"])
+              .filter(pc.field("model") == name).drop_columns("model").to_pandas().to_numpy() for name in models}
+    np.testing.assert_allclose(logits["script"], logits["onnx"], atol=1e-3)
+    assert len(logits["resnet"]) == 8 and (logits["resnet"][:, 0] != logits["resnet"][:, 1]).all()
+    certificates = storage.read_table(f"{RUN}/evaluate/certificates.parquet").to_pandas()
+    votes = certificates.pivot(index="video_id", columns="model", values="votes")
+    assert votes.shape == (8, 3) and (votes["script"] - votes["onnx"]).abs().max() <= 1
+    assert [row["model"] for row in summary["export"]["models"]] == list(models)
 
 
 def test_a_stopped_job_goes_on_from_its_finished_blocks(folder, by_hand):

@@ -175,6 +175,13 @@ def test_more_workers_than_the_cluster_has_is_an_error_not_a_wait(ray_of_two, tm
         job.train(config, storage)
 
 
+def test_a_network_that_cannot_be_built_is_told_before_any_worker_starts(tmp_path, monkeypatch):
+    forbid_training(monkeypatch)
+    config, storage = with_faces(tmp_path, model={"name": "test_resnet", "input_size": 32, "weights": str(tmp_path / "gone.safetensors")})
+    with pytest.raises(UserError, match="gone.safetensors"):
+        job.train(config, storage)
+
+
 def test_use_everything_is_said_in_the_card(tmp_path):
     config = config_of(tmp_path, data={"splits": {"use_everything": True}})
     plan = job.plan_for(config, Storage.from_config(config.storage), "defended")

@@ -1,0 +1,258 @@
+"""Kubernetes manifests: KubeRay's own schema with unknown fields refused, and pods that are safe and alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from cluster.checks import Problem, against_schema, operators
+from cluster.checks.common import REFERENCE, VARIABLE, image_of_lock
+from cluster.checks.settings import settings_problems
+from cluster.description import locked_version
+from cluster.schemas import schema
+
+GPU = "nvidia.com/gpu"
+Images = list[tuple[str, str, str]]
+"""(file, key, image) of every container seen."""
+TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+def _fields(*required: str, **properties: dict) -> dict:
+    return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
+
+
+METADATA = _fields(
+    "name", "namespace", name={"type": "string"}, namespace={"type": "string"}, labels=TEXTS, annotations=TEXTS
+)
+SELECTOR = _fields(matchLabels=TEXTS, matchExpressions={"type": "array"})
+PEERS = {
+    "type": "array",
+    "items": _fields(
+        podSelector=SELECTOR,
+        namespaceSelector=SELECTOR,
+        ipBlock=_fields("cidr", cidr={"type": "string"}, **{"except": {"type": "array", "items": {"type": "string"}}}),
+    ),
+}
+PORTS = {
+    "type": "array",
+    "items": _fields(
+        port={"type": ["integer", "string"]}, endPort={"type": "integer"}, protocol={"enum": ["TCP", "UDP", "SCTP"]}
+    ),
+}
+POLICY = _fields(
+    "podSelector",
+    podSelector=SELECTOR,
+    policyTypes={"type": "array", "items": {"enum": ["Ingress", "Egress"]}},
+    ingress={"type": "array", "items": _fields(**{"from": PEERS}, ports=PORTS)},
+    egress={"type": "array", "items": _fields(to=PEERS, ports=PORTS)},
+)
+HEADER = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": METADATA}
+SCHEMAS = {
+    "ServiceAccount": (
+        "v1",
+        _fields(
+            *HEADER, **HEADER, automountServiceAccountToken={"type": "boolean"}, imagePullSecrets={"type": "array"}
+        ),
+    ),
+    "ConfigMap": ("v1", _fields(*HEADER, **HEADER, data=TEXTS)),
+    "NetworkPolicy": ("networking.k8s.io/v1", _fields(*HEADER, "spec", **HEADER, spec=POLICY)),
+}
+"""Of what is not KubeRay's, and rendered here."""
+
+
+def problems(documents: list[tuple[str, dict]]) -> Iterator[Problem]:
+    """
+    Args:
+        documents: (file, manifest) of all files; a NetworkPolicy in one counts for the pods of another.
+    """
+    protected = [
+        document["spec"]["podSelector"].get("matchLabels", {})
+        for _, document in documents
+        if document.get("kind") == "NetworkPolicy" and "Ingress" in document.get("spec", {}).get("policyTypes", [])
+    ]
+    images: Images = []
+    for file, document in documents:
+        kind = str(document.get("kind"))
+        if kind in ("RayCluster", "RayJob"):
+            yield from _version(file, document, "ray.io/v1")
+            yield from against_schema(file, document, schema("kuberay", kind))
+            yield from against_schema(file, document.get("metadata"), METADATA, "metadata")
+            under = "spec" if kind == "RayCluster" else "spec.rayClusterSpec"
+            spec = document.get("spec") or {}
+            cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec") or {}
+            yield from _cluster(file, under, cluster, protected, images)
+            yield from operators.problems(file, document, under, cluster)
+            if kind == "RayJob" and "submitterPodTemplate" in spec:
+                yield from _pod(file, "spec.submitterPodTemplate", spec["submitterPodTemplate"], images)
+        elif kind in SCHEMAS:
+            version, form = SCHEMAS[kind]
+            yield from _version(file, document, version)
+            yield from against_schema(file, document, form)
+            if kind == "ConfigMap":
+                for name, text in (document.get("data") or {}).items():
+                    yield from settings_problems(f"{file}, {name}", text)
+        else:
+            yield Problem(
+                "unknown-kind",
+                file,
+                "kind",
+                document.get("kind"),
+                f"known are RayCluster, RayJob, {', '.join(SCHEMAS)}",
+            )
+    usual = Counter(image for _, _, image in images).most_common(1)
+    for file, key, image in images:
+        if image != usual[0][0]:
+            yield Problem("image-differs", file, key, image, f"all pods need one and the same image, {usual[0][0]}")
+
+
+def _version(file: str, document: dict, expected: str) -> Iterator[Problem]:
+    if document.get("apiVersion") != expected:
+        yield Problem("not-allowed", file, "apiVersion", document.get("apiVersion"), f"give {expected}")
+
+
+def _cluster(file: str, key: str, spec: dict, protected: list[dict], images: Images) -> Iterator[Problem]:
+    if spec.get("rayVersion") != locked_version("ray"):
+        yield Problem(
+            "ray-version",
+            file,
+            f"{key}.rayVersion",
+            spec.get("rayVersion"),
+            f"requirements.lock, and so the image, has {locked_version('ray')}",
+        )
+    if (spec.get("authOptions") or {}).get("mode") != "token":
+        yield Problem(
+            "no-token",
+            file,
+            f"{key}.authOptions.mode",
+            (spec.get("authOptions") or {}).get("mode"),
+            "give token: without one, whoever reaches a port runs code",
+        )
+    head = spec.get("headGroupSpec")
+    if not head:
+        yield Problem("no-head", file, f"{key}.headGroupSpec", head, "a cluster needs a head")
+    else:
+        yield from _head(file, f"{key}.headGroupSpec", head, protected, images)
+    names = [group.get("groupName") for group in spec.get("workerGroupSpecs") or []]
+    for group in spec.get("workerGroupSpecs") or []:
+        where = f"{key}.workerGroupSpecs.{group.get('groupName')}"
+        if names.count(group.get("groupName")) > 1:
+            yield Problem("duplicate-group", file, where, group.get("groupName"), "every group needs a name of its own")
+        yield from _numbers(file, where, group)
+        yield from _pod(file, f"{where}.template", group.get("template") or {}, images)
+
+
+def _head(file: str, key: str, head: dict, protected: list[dict], images: Images) -> Iterator[Problem]:
+    start, template = head.get("rayStartParams") or {}, head.get("template") or {}
+    if start.get("num-cpus") != "0":
+        yield Problem(
+            "head-takes-work",
+            file,
+            f"{key}.rayStartParams.num-cpus",
+            start.get("num-cpus"),
+            "give '0': work on the head can take the whole cluster down",
+        )
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    covered = any(selector and selector.items() <= labels.items() for selector in protected)
+    if start.get("dashboard-host", "0.0.0.0") not in ("127.0.0.1", "localhost") and not covered:
+        yield Problem(
+            "dashboard-open",
+            file,
+            f"{key}.rayStartParams.dashboard-host",
+            start.get("dashboard-host"),
+            "only with a NetworkPolicy whose podSelector matches the head's labels; common.yaml has it",
+        )
+    if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress"):
+        yield Problem(
+            "dashboard-open",
+            file,
+            f"{key}.serviceType",
+            head.get("serviceType"),
+            "give ClusterIP and no ingress, and use kubectl port-forward",
+        )
+    yield from _pod(file, f"{key}.template", template, images, is_head=True)
+
+
+def _numbers(file: str, key: str, group: dict) -> Iterator[Problem]:
+    low, now, high = (group.get(name) for name in ("minReplicas", "replicas", "maxReplicas"))
+    numbers = {"minReplicas": low, "replicas": now, "maxReplicas": high}
+    for name, value in numbers.items():
+        if isinstance(value, int) and value < 0:
+            yield Problem("negative-workers", file, f"{key}.{name}", value, "give 0 or more")
+    if all(isinstance(value, int) for value in (low, high)) and low > high:
+        yield Problem(
+            "min-above-max", file, f"{key}.minReplicas", low, f"maxReplicas is {high}; lower one or raise the other"
+        )
+
+
+def _pod(file: str, key: str, template: dict, images: Images, *, is_head: bool = False) -> Iterator[Problem]:
+    spec = template.get("spec") or {}
+    if not is_head and spec.get("automountServiceAccountToken") is not False:
+        where, remedy = (
+            f"{key}.spec.automountServiceAccountToken",
+            "give false: only the head's autoscaler speaks to it",
+        )
+        yield Problem("api-token", file, where, spec.get("automountServiceAccountToken"), remedy)
+    for name in ("hostNetwork", "hostPID", "hostIPC"):
+        if spec.get(name):
+            yield Problem(
+                "dashboard-open" if name == "hostNetwork" else "root-user",
+                file,
+                f"{key}.spec.{name}",
+                True,
+                "take it out: the pod belongs in its own network",
+            )
+    whole = spec.get("securityContext") or {}
+    for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
+        where = f"{key}.spec.containers.{container.get('name')}"
+        images.append((file, f"{where}.image", str(container.get("image"))))
+        yield from image_of_lock(file, f"{where}.image", container.get("image"))
+        yield from _rights(file, where, whole | (container.get("securityContext") or {}))
+        yield from _amounts(file, where, container, spec)
+        for variable in container.get("env") or []:
+            if VARIABLE.search(str(variable.get("name"))) and "value" in variable:
+                yield Problem("secret-value", file, f"{where}.env.{variable['name']}", "(a value)", REFERENCE)
+
+
+def _rights(file: str, key: str, context: dict) -> Iterator[Problem]:
+    if context.get("runAsNonRoot") is not True or context.get("runAsUser") in (0, None) or context.get("privileged"):
+        yield Problem(
+            "root-user",
+            file,
+            f"{key}.securityContext",
+            context,
+            "give runAsNonRoot: true and a runAsUser above 0, and no privileged",
+        )
+    if context.get("allowPrivilegeEscalation") is not False or "ALL" not in (context.get("capabilities") or {}).get(
+        "drop", []
+    ):
+        yield Problem(
+            "root-user",
+            file,
+            f"{key}.securityContext",
+            context,
+            "give allowPrivilegeEscalation: false and capabilities.drop: [ALL]",
+        )
+
+
+def _amounts(file: str, key: str, container: dict, spec: dict) -> Iterator[Problem]:
+    resources = container.get("resources") or {}
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for name in ("cpu", "memory"):
+        if name not in limits:
+            yield Problem(
+                "no-limit",
+                file,
+                f"{key}.resources.limits.{name}",
+                None,
+                "give one: Ray takes a pod's limits for what the node has",
+            )
+    wants = GPU in requests or any(toleration.get("key") == GPU for toleration in spec.get("tolerations") or [])
+    if wants and (GPU not in limits or requests.get(GPU, limits.get(GPU)) != limits.get(GPU)):
+        yield Problem(
+            "gpu-without-limit",
+            file,
+            f"{key}.resources.limits.{GPU}",
+            limits.get(GPU),
+            f"give the number of GPUs, as requested ({requests.get(GPU)}): "
+            "Kubernetes gives none without, and Ray sees none",
+        )

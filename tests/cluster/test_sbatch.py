@@ -1,0 +1,101 @@
+"""The sbatch file of cluster/kinds/slurm.py, run with what stands in for Slurm and Ray; neither is here."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+from cluster import render
+from cluster.description import Description
+from robust.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STAND_INS = {
+    "scontrol": "echo node1; echo node2",
+    "srun": """
+        while [[ $1 == --* ]]; do [[ $1 != --nodelist=* ]] || export NODE=${1#*=}; shift; done
+        exec "$@" """,
+    "hostname": "echo 192.0.2.7 192.0.2.8",
+    "ray": """
+        echo "$NODE $* auth=$RAY_AUTH_MODE token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >> "$RECORD"
+        [ -z "$DIES" ] || exit 1
+        exec sleep 30""",
+    "python": """
+        if [[ $1 == -m ]]; then
+            trap 'echo "job stopped" >> "$RECORD"; kill $!; exit 1' TERM
+            sleep "$LASTS" & echo "job $*" >> "$RECORD"
+            wait; exit "$RESULT"
+        fi
+        [[ $2 == *secrets* ]] && echo -n 0123 || grep -c 'start --block' "$RECORD" """,
+}
+
+
+def started(folder: Path, **environment: str) -> subprocess.Popen:
+    commands = folder / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name, body in STAND_INS.items():
+        (commands / name).write_text(f"#!/bin/bash\n{body}\n")
+        (commands / name).chmod(stat.S_IRWXU)
+    overrides = [f"cluster.deploy.slurm.folder={folder}", "cluster.deploy.slurm.stage=train"]
+    render.write(folder, render.render("slurm", Description(load_config(ROOT / "ray_config.yaml", overrides))))
+    variables = {"SLURM_SUBMIT_DIR": str(folder), "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "node[1-2]"}
+    stand_ins = {"RECORD": str(folder / "record"), "RESULT": "0", "DIES": "", "LASTS": "0"}
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", "job.sbatch"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": path, **variables, **stand_ins, **environment},
+    )
+
+
+def ended(batch: subprocess.Popen) -> str:
+    """What it said on stderr."""
+    return batch.communicate(timeout=60)[1]
+
+
+def test_the_sbatch_file_starts_ray_on_every_node_and_ends_as_its_job_does(tmp_path):
+    began = time.monotonic()
+    batch = started(tmp_path, RESULT="3")
+    told = ended(batch)
+    assert batch.returncode == 3, told
+    head, worker, job = (tmp_path / "record").read_text().splitlines()
+    assert (
+        head.startswith("node1 start --block")
+        and "--head --node-ip-address=192.0.2.7 --port=22308 --dashboard-host=127.0.0.1" in head
+    )
+    assert (
+        worker.startswith("node2 start --block")
+        and "--address=192.0.2.7:22308" in worker
+        and "--num-cpus=16 --num-gpus=1" in worker
+    )
+    assert all("auth=token token=600" in line for line in (head, worker))
+    assert job == f"job -m jobs.train --config {tmp_path}/ray_config.yaml"
+    assert (
+        not list((tmp_path / "outputs").glob("slurm-77-*/token")) and time.monotonic() - began < 25
+    )  # the steps were ended, not waited for
+
+
+def test_the_sbatch_file_ends_when_ray_dies(tmp_path):
+    batch = started(tmp_path, DIES="1")
+    told = ended(batch)
+    assert batch.returncode == 1 and "Ray ended on a node" in told
+    assert "job -m" not in (tmp_path / "record").read_text()
+
+
+def test_before_the_time_limit_the_job_is_asked_to_stop_and_the_rest_goes(tmp_path):
+    batch, record = started(tmp_path, LASTS="30"), tmp_path / "record"
+    while not record.exists() or "job -m" not in record.read_text():
+        assert batch.poll() is None
+        time.sleep(0.1)
+    began = time.monotonic()
+    batch.terminate()  # as Slurm does for --signal=B:TERM
+    told = ended(batch)
+    assert batch.returncode == 143, told
+    assert record.read_text().endswith("job stopped\n") and time.monotonic() - began < 10
+    assert not list((tmp_path / "outputs").glob("slurm-77-*/token"))
