@@ -29,10 +29,11 @@ from robust.evaluation.blocks import Block
 from robust.evaluation.codec import Sharing
 from robust.evaluation.corruptions import Corruption
 from robust.evaluation.export import Export
+from robust.evaluation.universal_table import Pattern
 from robust.storage import Storage
 
 READ_THREADS = 8
-Item = Cell | Corruption | Sharing | Smoothing | Export
+Item = Cell | Corruption | Pattern | Sharing | Smoothing | Export
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
 Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
 """measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it."""

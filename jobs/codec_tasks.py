@@ -17,12 +17,13 @@ from torch import nn
 from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
+from robust.attacks.registry import NEEDS_SURROGATES
 from robust.config import Config, ExtractConfig
 from robust.data.extraction import decode_source, frames_wanted
 from robust.data.faces import FaceDetector, build_detector
 from robust.data.rows import VideoRow
 from robust.data.shards import read_shard, status_key
-from robust.errors import UserError
+from robust.errors import ConfigError, UserError
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import SPLIT, Block
@@ -32,12 +33,13 @@ from robust.storage import Storage
 
 
 def measure_codecs(
-    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, cell: Cell, *, run: Callable
+    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, attacks: Sequence[Cell], *,
+    run: Callable,
 ) -> dict | None:
     """The figures for summary.json, or None if it is switched off; each logit stays in the run folder.
 
     Args:
-        cell: the attack, of which epsilon is set by `evaluate.codec.epsilons`.
+        attacks: from `shared_attacks`; their epsilons are set by `evaluate.codec.epsilons`.
         run: run(config, storage, tasks, unit=...) does the tasks and returns when all are done.
     Raises:
         UserError: the test split has no fakes with a face, or a video is not there any more.
@@ -45,7 +47,7 @@ def measure_codecs(
     settings = config.evaluate.codec
     if not settings.enabled:
         return None
-    items = trials(config, cell)
+    items = trials(config, attacks)
     plan = blocks.plan_blocks(some_fakes(status, settings.videos, seed=config.run.seed), split=SPLIT,
                               block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
     if not plan:
@@ -58,12 +60,32 @@ def measure_codecs(
                          resamples=config.evaluate.bootstrap, seed=config.run.seed)
 
 
-def trials(config: Config, cell: Cell) -> list[Sharing]:
-    """The attack at each epsilon, with all channels."""
+def shared_attacks(config: Config, headline: Cell, cells: Sequence[Cell]) -> list[Cell]:
+    """The attacks of `evaluate.codec.attacks`, or the headline's and, if the suite has it, EOT.
+
+    Args:
+        headline: the attack of the headline.
+        cells: of the suite.
+    Raises:
+        ConfigError: one sees other models only.
+    """
+    of_suite = {cell.attack: cell for cell in cells}
+    if config.evaluate.codec.attacks is None:
+        return [headline, *(of_suite[name] for name in ("eot",) if name in of_suite and name != headline.attack)]
+    names = list(dict.fromkeys(config.evaluate.codec.attacks))
+    if blind := NEEDS_SURROGATES.intersection(names):
+        raise ConfigError(f"evaluate.codec.attacks: {', '.join(sorted(blind))} sees other models only; "
+                          "name attacks that see the model")
+    return [of_suite[name] for name in names]
+
+
+def trials(config: Config, attacks: Sequence[Cell]) -> list[Sharing]:
+    """Each attack at each epsilon, with all channels."""
     settings = config.evaluate.codec
     channels = (LOSSLESS, *(Channel("h264", crf) for crf in sorted(set(settings.crf))),
                 *(Channel("jpeg", quality) for quality in sorted(set(settings.jpeg_quality), reverse=True)))
-    return [Sharing(dataclasses.replace(cell, epsilon=epsilon), channels) for epsilon in sorted(set(settings.epsilons))]
+    return [Sharing(dataclasses.replace(cell, epsilon=epsilon), channels)
+            for cell in attacks for epsilon in sorted(set(settings.epsilons))]
 
 
 def some_fakes(status: pa.Table, count: int | None, *, seed: int) -> pa.Table:

@@ -27,13 +27,15 @@ from jobs import gate_tasks, surrogates
 from jobs.block_tasks import collect, missing_tasks, run_tasks
 from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
-from jobs.codec_tasks import measure_codecs
+from jobs.codec_tasks import measure_codecs, shared_attacks
 from jobs.corruption_tasks import measure_corruptions
 from jobs.export_tasks import export_examples
 from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
 from jobs.smoothing_tasks import measure_smoothing
+from jobs.universal_tasks import choose_validation, measure_universal
+from jobs.whole_video_tasks import measure_whole_videos
 from robust.config import Config, fingerprint, science
 from robust.data import image_folder
 from robust.data.shards import read_status
@@ -47,6 +49,7 @@ from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
 from robust.evaluation.summary import EvaluatedModel, build_summary
 from robust.evaluation.tensorboard import write_tensorboard
+from robust.evaluation.universal_table import Picture
 from robust.storage import Storage
 
 CHECKS = (
@@ -68,6 +71,7 @@ def evaluate(config: Config, storage: Storage) -> dict:
     status = image_folder.import_images(storage, config) if config.evaluate.images else read_status(storage, config.run.name)
     candidates = find_candidates(config, storage)
     cells, not_run = surrogates.possible_cells(candidates, attack_block.cells(config.evaluate))
+    shared, validation = shared_attacks(config, headline_cell(config, cells), cells), choose_validation(config, status)
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size,
                               max_frames=config.evaluate.frames_per_video)
     if not plan:
@@ -81,10 +85,14 @@ def evaluate(config: Config, storage: Storage) -> dict:
         blocks.as_predictions(result, candidate.name, cell)
         for target in candidates for candidate, cell, result in collect(config, storage, [target], plan, cells_of[target])))
     gates = run_gates(config, storage, candidates, status, cells)
+    universal, patterns = measure_universal(config, storage, candidates, status, predictions, validation,
+                                            shown=config.evaluate.headline[1], run=run_tasks)
     parts = {
         "not_run": not_run,
         "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
-        "codec": measure_codecs(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
+        "codec": measure_codecs(config, storage, candidates, status, shared, run=run_tasks),
+        "whole_video": measure_whole_videos(config, storage, candidates, status, predictions, run=run_tasks),
+        "universal": universal,
         "smoothing": measure_smoothing(config, storage, candidates, status, run=run_tasks),
         "export": export_examples(config, storage, candidates, status, headline_cell(config, cells), run=run_tasks),
         "comparators": read_comparators(storage, config.run.name, {one.name: one.sha256 for one in candidates}),
@@ -93,7 +101,8 @@ def evaluate(config: Config, storage: Storage) -> dict:
     timing = {"attack_seconds": attack_seconds, "seconds": round(time.monotonic() - began, 1),
               "finished": datetime.now(timezone.utc).isoformat(timespec="minutes")}
     summary = summarise(config, status, candidates, cells, plan, predictions, gates, parts, timing)
-    return publish(config, storage, summary, strips, predictions, computed=sum(len(task.items) for task in tasks))
+    return publish(config, storage, summary, strips, predictions, patterns=patterns,
+                   computed=sum(len(task.items) for task in tasks))
 
 
 def attack_crops(
@@ -152,11 +161,12 @@ def count_videos(status: pa.Table) -> dict:
 
 
 def publish(
-    config: Config, storage: Storage, summary: dict, strips: list[gallery.Strip], predictions: pa.Table, *, computed: int
+    config: Config, storage: Storage, summary: dict, strips: list[gallery.Strip], predictions: pa.Table, *,
+    patterns: list[Picture], computed: int,
 ) -> dict:
     """Writes predictions, report, summary and event files; a copy of the report goes to the local outputs folder."""
     run = RunFolder(storage, config)
-    page = render(summary, strips).encode()
+    page = render(summary, strips, patterns).encode()
     storage.write_table(run.key("evaluate", "predictions.parquet"), predictions)
     storage.write_json(run.key("report", "summary.json"), summary)
     storage.write_bytes(run.key("report", "index.html"), page)
@@ -164,7 +174,7 @@ def publish(
     copy.mkdir(parents=True, exist_ok=True)
     (copy / "index.html").write_bytes(page)
     (copy / "summary.json").write_bytes(storage.read_bytes(run.key("report", "summary.json")))
-    upload_tensorboard(storage, f"{config.run.name}/tensorboard/evaluate", summary, strips)
+    upload_tensorboard(storage, f"{config.run.name}/tensorboard/evaluate", summary, strips, patterns)
     return {
         "summary": f"{last_line(summary)} Report: {copy / 'index.html'}",
         "verdict": summary["verdict"]["text"],
@@ -186,11 +196,13 @@ def last_line(summary: dict) -> str:
     return f"{summary['verdict']['text']}. {first['name']}: {first['measured']}; {first['remedy']}."
 
 
-def upload_tensorboard(storage: Storage, prefix: str, summary: dict, strips: list[gallery.Strip]) -> None:
+def upload_tensorboard(
+    storage: Storage, prefix: str, summary: dict, strips: list[gallery.Strip], patterns: list[Picture]
+) -> None:
     """Replaces the event files of an earlier evaluation of the run."""
     storage.delete_prefix(prefix)
     with tempfile.TemporaryDirectory() as folder:
-        write_tensorboard(Path(folder), summary, strips)
+        write_tensorboard(Path(folder), summary, strips, patterns)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 storage.upload(path, f"{prefix}/{path.relative_to(folder).as_posix()}")

@@ -369,11 +369,26 @@ class CorruptionsConfig(Section):
 
 class CodecConfig(Section):
     enabled: bool = Field(False, description="attack faces in their frames and share these; needs the videos")
-    epsilons: list[Epsilon] = Field([4, 8], min_length=1, description="of the headline's attack, 0-255 units, Linf")
+    attacks: list[str] | None = Field(None, min_length=1, description="of the suite; null: the headline's, and eot if the suite has it")
+    epsilons: list[Epsilon] = Field([4, 8], min_length=1, description="of these attacks, 0-255 units, Linf")
     crf: list[Annotated[int, Field(ge=0, le=51)]] = Field([23, 28, 35, 40], description="H.264 at these constant rate factors; higher is worse")
     jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]] = Field([90, 70, 50], description="JPEG of each frame at these qualities")
     videos: int | None = Field(100, ge=1, description="at most so many fakes of the test split; null: all")
     frames_per_video: int | None = Field(4, ge=1, description="at most so many frames of a video; null: all")
+
+
+class WholeVideoConfig(Section):
+    enabled: bool = Field(False, description="attack all frames of a video at once against its score, beside the worst case frame by frame")
+    epsilons: list[Epsilon] | None = Field(None, min_length=1, description="some of evaluate.epsilons, 0-255 units, Linf; null: all")
+    steps: int = Field(50, ge=1, description="APGD steps of one restart")
+    restarts: int = Field(1, ge=1, description="random starts; each video's strongest point counts")
+
+
+class UniversalConfig(Section):
+    enabled: bool = Field(False, description="one perturbation for all fakes and one for all reals, made on validation crops, tried on test crops")
+    epsilons: list[Epsilon] | None = Field(None, min_length=1, description="some of evaluate.epsilons, 0-255 units, Linf; null: all")
+    steps: int = Field(50, ge=1, description="gradient steps, each over all crops that it is made on")
+    images: int = Field(256, ge=2, description="validation crops that it is made on, half of them fake")
 
 
 def _budgets(**steps_and_restarts: tuple[int, int]) -> dict[str, EvaluationAttack]:
@@ -441,6 +456,8 @@ class EvaluateConfig(Section):
     gates: GatesConfig = GatesConfig()
     corruptions: CorruptionsConfig = CorruptionsConfig()
     codec: CodecConfig = CodecConfig()
+    whole_video: WholeVideoConfig = WholeVideoConfig()
+    universal: UniversalConfig = UniversalConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
     export: ExportConfig = ExportConfig()
     checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
@@ -492,6 +509,11 @@ class Config(Section):
             )
         if epsilon == 0:
             raise ValueError(f"evaluate.headline: {attack} at epsilon 0 is no attack; name one of evaluate.epsilons above 0")
+        for name, part in (("whole_video", self.evaluate.whole_video), ("universal", self.evaluate.universal)):
+            if part.enabled and (others := set(part.epsilons or ()) - set(self.evaluate.epsilons)):
+                raise ValueError(f"evaluate.{name}.epsilons: {min(others):g} is not among evaluate.epsilons, which it is compared at")
+        if lacking := set(self.evaluate.codec.attacks or ()) - set(attacks):
+            raise ValueError(f"evaluate.codec.attacks: {min(lacking)} is not in evaluate.suites.{self.evaluate.suite}, whose budget it has")
         folds, fold = self.data.splits.folds, self.data.splits.fold
         if folds is not None and fold >= folds:
             raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")

@@ -6,6 +6,7 @@ frames share a budget: only some frames may be changed, or one L2 length is to b
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from robust.attacks.apgd import apgd
 from robust.attacks.gradients import attack_mode
 from robust.attacks.inputs import check_inputs
 from robust.attacks.losses import margin_loss
+from robust.attacks.mean_logit import mean_logit
 from robust.attacks.threat import Threat
 
 
@@ -29,6 +31,7 @@ def whole_video(
     videos: Tensor | None = None,
     frames: int | None = None,
     until_flip: bool = False,
+    batch_size: int | None = None,
 ) -> Tensor:
     """APGD on the mean logit of each video's frames, of which at most `frames` are changed.
 
@@ -49,13 +52,15 @@ def whole_video(
         videos: (N,) whole numbers, the same for the frames of a video; None: each frame is a video by itself.
         frames: at most so many frames of a video are changed; None: all.
         until_flip: stop where the video's score has changed sides, not at its worst.
+        batch_size: frames at once; a longer video goes through the model in parts, at no more passes of a frame. It
+            changes nothing but rounding. None: all.
     Returns:
         (N, 3, H, W) frames in [0, 1], dtype of x, each video inside the ball.
     Raises:
         ValueError: bad frames, labels, logits or settings, or a video whose frames have different labels.
     """
     videos = torch.arange(len(x)) if videos is None else videos.cpu()
-    _check_settings(x, y, videos, steps, frames)
+    _check_settings(x, y, videos, steps, frames, batch_size)
     if threat.epsilon == 0 or len(x) == 0:
         return x.detach().clone()
     seed = int(torch.randint(2**62, (), generator=generator)) if generator else 0
@@ -64,10 +69,12 @@ def whole_video(
         x_adv = x.detach().clone()
         movable = torch.ones(len(x), dtype=torch.bool, device=x.device)
         if frames is not None:
-            movable = choose_frames(model, x_adv, y, threat, videos, frames, seed=seed, **settings)
-        for rows in _groups(videos, alone=until_flip):
+            movable = choose_frames(
+                model, x_adv, y, threat, videos, frames, seed=seed, batch_size=batch_size, **settings
+            )
+        for rows in _groups(videos, alone=until_flip, batch_size=batch_size or len(x)):
             clip, changed = x_adv[rows], movable[rows]
-            joint = VideoScore(model, clip, changed)
+            joint = VideoScore(model, clip, changed, batch_size=batch_size)
             target = clip[changed].view(len(rows), -1, *x.shape[1:])
             target = apgd(joint, target, y[rows[:, 0]], threat, generator=_seeded(seed), early_stop=until_flip, **settings)
             x_adv[rows[changed]] = target.flatten(0, 1)
@@ -75,12 +82,16 @@ def whole_video(
 
 
 def choose_frames(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, videos: Tensor, frames: int, *, seed: int = 0, **settings
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, videos: Tensor, frames: int, *, seed: int = 0,
+    batch_size: int | None = None, **settings
 ) -> Tensor:
     """(N,) bool: of each video the `frames` frames whose own attack raises their margin most, earlier ones first in a tie."""
     with attack_mode(model), torch.no_grad():
-        attacked = apgd(model, x, y, threat, generator=_seeded(seed), **settings)
-        gain = (margin_loss(model(attacked), y) - margin_loss(model(x), y)).cpu()
+        gains, size = [], batch_size or len(x)
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
+            attacked = apgd(model, images, labels, threat, generator=_seeded(seed), **settings)
+            gains.append((margin_loss(model(attacked), labels) - margin_loss(model(images), labels)).cpu())
+        gain = torch.cat(gains)
     chosen = torch.zeros(len(x), dtype=torch.bool)
     for video in videos.unique():
         rows = (videos == video).nonzero().squeeze(1)
@@ -94,21 +105,30 @@ class VideoScore(nn.Module):
     Args:
         clip: (V, F, 3, H, W) clean frames.
         changed: (V, F) bool, equally many in each video; the logits of the others are computed once.
+        batch_size: frames that the model is given at once; None: all.
     """
 
-    def __init__(self, model: nn.Module, clip: Tensor, changed: Tensor) -> None:
+    def __init__(self, model: nn.Module, clip: Tensor, changed: Tensor, *, batch_size: int | None = None) -> None:
         super().__init__()
-        self.model, self.count = model, clip.shape[1]
+        self.model, self.count, self.batch_size = model, clip.shape[1], batch_size
         rest = torch.zeros(clip.shape[:2], device=clip.device)
         if not changed.all():
-            logits = model(clip[~changed])
+            others = clip[~changed]
+            logits = torch.cat([model(part) for part in others.split(batch_size or len(others))])
             rest = rest.to(logits.dtype).masked_scatter(~changed, logits)
         self.rest = rest.sum(dim=1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(V,) scores from (V, K, 3, H, W) frames that take the changed ones' place."""
-        logits = self.model(frames.flatten(0, 1)).view(frames.shape[:2])
-        return (self.rest + logits.sum(dim=1)) / self.count
+        of_each = max(1, (self.batch_size or frames.shape[:2].numel()) // len(frames))
+        parts = [partial(self._sum, start=start, stop=start + of_each) for start in range(0, frames.shape[1], of_each)]
+        total = parts[0](frames) if len(parts) == 1 else len(parts) * mean_logit(parts, frames)
+        return (self.rest + total) / self.count
+
+    def _sum(self, frames: Tensor, *, start: int, stop: int) -> Tensor:
+        """(V,) summed logits of some of the frames."""
+        part = frames[:, start:stop]
+        return self.model(part.flatten(0, 1)).view(part.shape[:2]).sum(dim=1)
 
 
 def frames_to_flip(clean: Tensor, attacked: Tensor, videos: Tensor, y: Tensor) -> Tensor:
@@ -129,24 +149,29 @@ def frames_to_flip(clean: Tensor, attacked: Tensor, videos: Tensor, y: Tensor) -
     return torch.tensor(counts)
 
 
-def _groups(videos: Tensor, *, alone: bool) -> Iterator[Tensor]:
-    """(V, F) rows of x: the videos of each length F together, or each video alone, as one that is done with must be."""
-    groups: dict[tuple[int, int], list[Tensor]] = {}
-    for number, video in enumerate(videos.unique()):
+def _groups(videos: Tensor, *, alone: bool, batch_size: int) -> Iterator[Tensor]:
+    """(V, F) rows of x: as many videos of one length F as fit; or each alone, as one that is done with must be."""
+    lengths: dict[int, list[Tensor]] = {}
+    for video in videos.unique():
         rows = (videos == video).nonzero().squeeze(1)
-        groups.setdefault((len(rows), number if alone else 0), []).append(rows)
-    for group in groups.values():
-        yield torch.stack(group)
+        lengths.setdefault(len(rows), []).append(rows)
+    for length, group in lengths.items():
+        at_once = 1 if alone else max(1, batch_size // length)
+        for start in range(0, len(group), at_once):
+            yield torch.stack(group[start:start + at_once])
 
 
 def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _check_settings(x: Tensor, y: Tensor, videos: Tensor, steps: int, frames: int | None) -> None:
+def _check_settings(
+    x: Tensor, y: Tensor, videos: Tensor, steps: int, frames: int | None, batch_size: int | None
+) -> None:
     check_inputs(x, y)
-    if steps < 1 or (frames is not None and frames < 1):
-        raise ValueError(f"whole_video needs at least one step and one frame, not steps={steps}, frames={frames}")
+    if steps < 1 or (frames is not None and frames < 1) or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"whole_video needs at least one step, one frame and a batch of one, not steps={steps}, "
+                         f"frames={frames}, batch_size={batch_size}")
     if videos.shape != y.shape:
         raise ValueError(f"videos have shape {tuple(videos.shape)}; one number per frame, shape ({len(x)},), is needed")
     for video in videos.unique():

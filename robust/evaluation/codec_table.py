@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robust.evaluation import bootstrap
-from robust.evaluation.bars import bar_chart
 from robust.evaluation.bootstrap import Resamples
-from robust.evaluation.codec import LOSSLESS, Sharing
+from robust.evaluation.codec import Sharing
 from robust.evaluation.metrics import Share
+from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.predictions import identities_of_videos
 from robust.evaluation.protocol import share_figure
 
@@ -41,21 +43,66 @@ def codec_figures(rows: pa.Table, models: Sequence[str], trials: Sequence[Sharin
         models: in the order of the report.
         trials: what was measured.
     Returns:
-        {"level": "frame", "attack": label, "videos", "frames", "records": [{"model", "epsilon", "codec", "quality",
-        "caught", "fake_to_real", "found_clean", "found_attacked"}]}, the last four figures
+        {"level": "frame", "attack": label of the first, "attacks": [{"attack", "label"}], "videos", "frames", "records":
+        [{"model", "attack", "epsilon", "codec", "quality", "caught", "fake_to_real", "found_clean", "found_attacked"}]},
+        the last four figures
     """
     draws = bootstrap.draw(*identities_of_videos(rows), count=resamples, seed=seed)
     records = []
     for model in models:
         for trial in trials:
             for channel in trial.channels:
-                part = rows.filter((pc.field("model") == model) & (pc.field("epsilon") == trial.cell.epsilon)
-                                   & (pc.field("codec") == channel.codec) & (pc.field("quality") == channel.quality))
-                key = {"model": model, "epsilon": trial.cell.epsilon, "codec": channel.codec, "quality": channel.quality}
+                key = {"model": model, "attack": trial.cell.attack, "epsilon": trial.cell.epsilon,
+                       "codec": channel.codec, "quality": channel.quality}
+                equal = (pc.field(name) == value for name, value in key.items())
+                part = rows.filter(functools.reduce(operator.and_, equal))
                 records.append({**key, **_figures(part, draws)})
-    one = (pc.field("model") == models[0]) & (pc.field("codec") == LOSSLESS.codec) & (pc.field("epsilon") == trials[0].cell.epsilon)
-    return {"level": "frame", "attack": trials[0].cell.label, "videos": len(draws.video_ids), "frames": len(rows.filter(one)),
-            "records": records}
+    labels = {trial.cell.attack: trial.cell.label for trial in trials}
+    attacks = [{"attack": attack, "label": label} for attack, label in labels.items()]
+    return {"level": "frame", "attack": attacks[0]["label"], "attacks": attacks, "videos": len(draws.video_ids),
+            "frames": len(rows) // (len(models) * sum(len(trial.channels) for trial in trials)), "records": records}
+
+
+def survival_charts(codec: Mapping | None, models: Sequence[str]) -> list[dict]:
+    """Attack success over what a video goes through, JPEG to the left and H.264 to the right of the lossless one.
+
+    Args:
+        codec: from `codec_figures`, or None.
+    Returns:
+        {"model", "epsilon", "svg"} of each model at each epsilon; a line an attack, coloured after the models' colours.
+    """
+    if codec is None:
+        return []
+    charts, labels = [], {row["attack"]: row["label"] for row in attacks_of(codec)}
+    channels = {(record["codec"], record["quality"]) for record in codec["records"]}
+    order = sorted(channels, key=lambda channel: ({"jpeg": 0, "lossless": 1, "h264": 2}[channel[0]], channel[1]))
+    names = {place: {"jpeg": f"q{quality}", "lossless": "none", "h264": f"{quality}"}[kind]
+             for place, (kind, quality) in enumerate(order)}
+    for model in models:
+        for epsilon in sorted({record["epsilon"] for record in codec["records"]}):
+            series = []
+            for index, (attack, label) in enumerate(labels.items()):
+                wanted = (model, epsilon, attack)
+                figures = {(record["codec"], record["quality"]): record["fake_to_real"] for record in codec["records"]
+                           if (record["model"], record["epsilon"], record.get("attack", attack)) == wanted}
+                points = (Point(place, figure["value"], figure["low"], figure["high"])
+                          for place, channel in enumerate(order) if (figure := figures[channel])["value"] is not None)
+                series.append(Series(label, survival_style(len(models), index), tuple(points)))
+            svg = line_chart(series, ticks=list(names), names=names, power=1,
+                             x_label="JPEG quality  ·  not encoded  ·  H.264 CRF",
+                             title=f"Attack success after sharing, {model}, epsilon {epsilon:g}")
+            charts.append({"model": model, "epsilon": epsilon, "svg": svg})
+    return charts
+
+
+def attacks_of(codec: Mapping) -> list[dict]:
+    """{"attack", "label"} of what was shared; in a document from before there were several there is one."""
+    return codec.get("attacks") or [{"attack": codec["attack"], "label": codec["attack"]}]
+
+
+def survival_style(models: int, attack: int) -> int:
+    """The number of an attack's colour: none of a model's."""
+    return min(models + attack, 5)
 
 
 def _figures(part: pa.Table, draws: Resamples) -> dict:
@@ -71,26 +118,3 @@ def _figures(part: pa.Table, draws: Resamples) -> dict:
     }
     return {name: share_figure(Share(hits=hits, among=among), videos, draws, if_none="no fake was caught after this channel without an attack")
             for name, (hits, among) in shares.items()}
-
-
-def codec_charts(codec: Mapping | None) -> list[dict]:
-    """{"codec", "epsilon", "svg"}: attack success over the strength of a codec, all models in it; empty if not measured.
-
-    The channel without a codec stands first in each.
-    """
-    records = (codec or {"records": []})["records"]
-    models = list(dict.fromkeys(record["model"] for record in records))
-    charts = []
-    for epsilon in sorted({record["epsilon"] for record in records}):
-        for name, title in (("h264", "H.264, CRF"), ("jpeg", "JPEG, quality")):
-            success = {(record["model"], record["codec"], record["quality"]): record["fake_to_real"]["value"]
-                       for record in records if record["epsilon"] == epsilon and record["codec"] in (LOSSLESS.codec, name)}
-            channels = list(dict.fromkeys(key[1:] for key in success))
-            if len(channels) < 2:
-                continue
-            series = [(model, index, [success[model, *channel] for channel in channels])
-                      for index, model in enumerate(models)]
-            labels = ["none" if kind == LOSSLESS.codec else str(quality) for kind, quality in channels]
-            svg = bar_chart(labels, series, title=f"Attack success after {title}, epsilon {epsilon:g}", x_label=title)
-            charts.append({"codec": name, "epsilon": epsilon, "svg": svg})
-    return charts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 WIDTH, HEIGHT = 320, 220
@@ -30,7 +30,8 @@ class Series:
 
 
 def line_chart(
-    series: Sequence[Series], *, ticks: Sequence[float], title: str, x_label: str = "epsilon", power: float = 0.5, dots: bool = True
+    series: Sequence[Series], *, ticks: Sequence[float], title: str, x_label: str = "epsilon", power: float = 0.5, dots: bool = True,
+    names: Mapping[float, str] | None = None,
 ) -> str:
     """Shares over epsilon, with bands for the intervals.
 
@@ -40,6 +41,7 @@ def line_chart(
         ticks: epsilons to label.
         power: of the axis; 1 for anything but epsilon.
         dots: one at each point.
+        names: what stands at a tick instead of its number, where the axis is of kinds and not of numbers.
         title: for people who cannot see the chart.
     Returns:
         one <svg> element.
@@ -47,11 +49,12 @@ def line_chart(
     largest = max(max(ticks), 1e-9)
     svg = ElementTree.Element("svg", {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "class": "chart"})
     ElementTree.SubElement(svg, "title").text = title
-    _grid(svg, ticks, largest, x_label, power)
+    names = names or {tick: f"{tick:g}" for tick in ticks}
+    _grid(svg, ticks, largest, x_label, power, names)
     for line in series:
         _band(svg, line, largest, power)
     for line in series:
-        _line(svg, line, largest, power, dots, x_label)
+        _line(svg, line, largest, power, dots, x_label, names)
     return ElementTree.tostring(svg, encoding="unicode")
 
 
@@ -73,10 +76,10 @@ def horizontal_grid(svg) -> None:
     text(svg, 2, TOP - 2, "%", "start")
 
 
-def _grid(svg, ticks: Sequence[float], largest: float, x_label: str, power: float) -> None:
+def _grid(svg, ticks: Sequence[float], largest: float, x_label: str, power: float, names: Mapping[float, str]) -> None:
     horizontal_grid(svg)
     for tick in ticks:
-        text(svg, _x(tick, largest, power), HEIGHT - BOTTOM + 15, f"{tick:g}", "middle")
+        text(svg, _x(tick, largest, power), HEIGHT - BOTTOM + 15, names[tick], "middle")
     text(svg, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle")
 
 
@@ -93,7 +96,7 @@ def _band(svg, line: Series, largest: float, power: float) -> None:
     ElementTree.SubElement(svg, "polygon", {"points": " ".join(upper + lower), "class": f"band s{line.style}"})
 
 
-def _line(svg, line: Series, largest: float, power: float, dots: bool, x_label: str) -> None:
+def _line(svg, line: Series, largest: float, power: float, dots: bool, x_label: str, names: Mapping[float, str]) -> None:
     corners = [(_x(point.x, largest, power), share_to_y(point.y)) for point in line.points]
     if not corners:
         return
@@ -105,4 +108,4 @@ def _line(svg, line: Series, largest: float, power: float, dots: bool, x_label: 
         attributes = {"cx": str(x), "cy": str(y), "r": "3", "class": f"dot s{line.style}"}
         interval = "" if point.low is None else f" [{100 * point.low:.1f}, {100 * point.high:.1f}]"
         dot = ElementTree.SubElement(svg, "circle", attributes)
-        ElementTree.SubElement(dot, "title").text = f"{line.name}, {x_label} {point.x:g}: {100 * point.y:.1f} %{interval}"
+        ElementTree.SubElement(dot, "title").text = f"{line.name}, {x_label} {names.get(point.x, f'{point.x:g}')}: {100 * point.y:.1f} %{interval}"

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from robust.evaluation.bars import bar_chart
 from robust.evaluation.certificate_table import certificate_charts
-from robust.evaluation.codec_table import codec_charts
+from robust.evaluation.codec_table import attacks_of, survival_charts, survival_style
 from robust.evaluation.gallery import GAIN, Strip
 from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.summary import find
+from robust.evaluation.universal_table import Picture
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,12 +27,13 @@ CURVES = (
 )
 
 
-def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
+def render(summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Picture] = ()) -> str:
     """The page as HTML that refers to nothing outside itself.
 
     Args:
         summary: from `summary.build_summary`, or read back from summary.json.
         strips: the gallery; may be empty.
+        patterns: pictures of universal perturbations; may be empty.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -54,13 +56,16 @@ def render(summary: Mapping, strips: Sequence[Strip] = ()) -> str:
         charts=_charts(summary, ("frame",) if single_frames else ("frame", "video")),
         single_frames=single_frames,
         certificate_charts=certificate_charts(summary.get("smoothing")),
-        codec_charts=codec_charts(summary.get("codec")),
         histogram=_histogram(summary),
         risks=_risk_charts(summary),
         over=_lookup(summary["over_epsilon"], "model", "level", "group"),
         worst=_lookup(summary["worst_groups"], "model", "level", "figure"),
         failed=[gate for gate in summary["gates"] if not gate["passed"]],
         strips=strips,
+        patterns=patterns,
+        survival_charts=survival_charts(summary.get("codec"), [model["name"] for model in summary["models"]]),
+        survival_style=survival_style,
+        attacks_of=attacks_of,
         gain=GAIN,
         clean=_lookup(summary["clean"], "model", "level", "group"),
         corruption_titles={kind["name"]: kind["title"] for kind in (summary.get("corruptions") or {"kinds": []})["kinds"]},

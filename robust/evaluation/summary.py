@@ -60,6 +60,8 @@ def build_summary(
     not_run: Sequence[Mapping] = (),
     corruptions: Mapping | None = None,
     codec: Mapping | None = None,
+    whole_video: Mapping | None = None,
+    universal: Mapping | None = None,
     export: Mapping | None = None,
     comparators: Mapping | None = None,
     timing: Mapping | None = None,
@@ -80,6 +82,8 @@ def build_summary(
         not_run: {"attack", "reason"} of each attack of the suite that was left out.
         corruptions: from `corruption_table.corruption_figures`; None: they were not measured.
         codec: from `codec_table.codec_figures`; None: it was not measured.
+        whole_video: from `whole_video_table.whole_video_figures`; None: it was not measured.
+        universal: from `universal_table.universal_figures`; None: it was not measured.
         export: where the adversarial examples are, and what is left of the attack in them; None: none were written.
         comparators: from `comparators.read_comparators`; None: no benchmark was run.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
@@ -110,6 +114,8 @@ def build_summary(
         "gates": list(gates),
         "corruptions": corruptions,
         "codec": codec,
+        "whole_video": whole_video,
+        "universal": universal,
         "export": export,
         "comparators": comparators,
         "settings": dict(settings),

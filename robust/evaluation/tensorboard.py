@@ -12,13 +12,16 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from robust.evaluation.gallery import Attacked, Strip
+from robust.evaluation.universal_table import Picture
 
 STEPS_OF_EPSILON = 10
 """TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon, certificates at 10 * radius,
 the error of the surest at the percentage answered."""
 
 
-def write_tensorboard(folder: Path, summary: Mapping, strips: Sequence[Strip] = ()) -> None:
+def write_tensorboard(
+    folder: Path, summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Picture] = ()
+) -> None:
     """Writes event files to a local folder, in one subfolder a model."""
     for model in summary["models"]:
         name = model["name"]
@@ -26,6 +29,10 @@ def write_tensorboard(folder: Path, summary: Mapping, strips: Sequence[Strip] = 
             _write_hparams(writer, model, summary)
             for tag, step, value in scalars(summary, name):
                 writer.add_scalar(tag, value, step)
+            for picture in patterns:
+                if picture.model == name:
+                    tag = f"universal/{'fake_to_real' if picture.label else 'real_to_fake'}_epsilon_{picture.epsilon:g}"
+                    writer.add_image(tag, _picture(picture.image), dataformats="HWC")
             for strip in strips:
                 for seen in strip.attacked:
                     if seen.model == name:
@@ -61,6 +68,7 @@ def scalars(summary: Mapping, model: str) -> list[tuple[str, int, float]]:
             tag = f"error_of_the_surest/{attack}/{record['level']}"
             found += [(tag, round(100 * share), risk) for share, risk in curve]
     found += corruption_scalars(summary, model) + codec_scalars(summary, model)
+    found += whole_video_scalars(summary, model) + universal_scalars(summary, model)
     found += certificate_scalars(summary, model) + export_scalars(summary, model)
     gates = [gate for gate in summary["gates"] if gate["model"] == model]
     found += [(f"gates_passed/{gate['name']}", 0, float(gate["passed"])) for gate in gates]
@@ -111,9 +119,33 @@ def corruption_scalars(summary: Mapping, model: str) -> list[tuple[str, int, flo
 
 def codec_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
     """Attack success after sharing, and the share of faces found, at the step of the channel's CRF or JPEG quality."""
-    return [(f"codec_{name}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"], record[name]["value"])
+    return [(f"codec_{name}/{record['attack']}/{record['codec']}/epsilon_{record['epsilon']:g}", record["quality"],
+             record[name]["value"])
             for record in (summary.get("codec") or {"records": []})["records"] if record["model"] == model
             for name in ("caught", "fake_to_real", "found_clean", "found_attacked")]
+
+
+def whole_video_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """Success and AUC of the attack on the video's score, of the worst case frame by frame, and what only one turns."""
+    found = []
+    for record in (summary.get("whole_video") or {"records": []})["records"]:
+        if record["model"] == model:
+            step = round(STEPS_OF_EPSILON * record["epsilon"])
+            found += [(f"whole_video_{name}/{attack}", step, record[attack][name]["value"])
+                      for attack in ("joint", "frame_wise", "either")
+                      for name in ("fake_to_real", "real_to_fake", "robust_auc")]
+            found += [(f"whole_video/{name}", step, record[name]["value"])
+                      for name in ("only_joint", "only_frame_wise")]
+    return found
+
+
+def universal_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
+    """Success and AUC of one pattern for all, of its values shuffled, and of the worst case image by image."""
+    return [(f"universal_{name}/{attack}/{record['level']}", round(STEPS_OF_EPSILON * record["epsilon"]),
+             record[attack][name]["value"])
+            for record in (summary.get("universal") or {"records": []})["records"] if record["model"] == model
+            for attack in ("universal", "shuffled", "per_image")
+            for name in ("fake_to_real", "real_to_fake", "robust_auc")]
 
 
 def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> None:
@@ -132,4 +164,9 @@ def _write_hparams(writer: SummaryWriter, model: Mapping, summary: Mapping) -> N
 def _side_by_side(strip: Strip, seen: Attacked) -> np.ndarray:
     """Clean, perturbed and difference next to each other; (H, 3 W, 3) uint8."""
     pictures = (strip.clean, seen.perturbed, seen.difference)
-    return np.concatenate([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in pictures], axis=1)
+    return np.concatenate([_picture(data) for data in pictures], axis=1)
+
+
+def _picture(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))

@@ -8,7 +8,7 @@ from strength import Counting, margins, seeded
 
 from robust.attacks.apgd import apgd
 from robust.attacks.threat import L2, Linf
-from robust.attacks.whole_video import choose_frames, frames_to_flip, whole_video
+from robust.attacks.whole_video import VideoScore, choose_frames, frames_to_flip, whole_video
 
 LENGTHS = (5, 3, 5, 1)
 
@@ -110,6 +110,34 @@ def test_a_video_is_attacked_alike_beside_any_others(detector, images):
         torch.testing.assert_close(alone, whole[rows], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("frames", [None, 2])
+def test_a_video_longer_than_the_batch_goes_through_in_parts_to_the_same_end(detector, images, frames):
+    model, x = Counting(detector.double()), images[0][:13].double()
+    videos = torch.tensor([0] * 8 + [1, 1, 1] + [2, 2])
+    y, widest = videos % 2, []
+    detector.register_forward_pre_hook(lambda _, inputs: widest.append(len(inputs[0])))
+    whole = whole_video(model, x, y, L2(1.0), steps=4, videos=videos, frames=frames)
+    passes, model.images = model.images, 0
+    assert max(widest) > 3
+    widest.clear()
+    parts = whole_video(model, x, y, L2(1.0), steps=4, videos=videos, frames=frames, batch_size=3)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-9)
+    assert max(widest) == 3 and model.images == passes
+
+
+def test_the_score_in_parts_and_its_gradient_are_those_of_the_whole(detector, images):
+    detector, clip = detector.double().eval(), images[0][:14].double().view(2, 7, *images[0].shape[1:])
+    changed = torch.tensor([[True] * 5 + [False] * 2] * 2)
+    frames = clip[:, :5].clone().requires_grad_()
+    expected = detector(clip.flatten(0, 1)).view(2, 7).mean(dim=1)
+    for batch_size in (None, 4, 1):
+        score = VideoScore(detector, clip, changed, batch_size=batch_size)(frames)
+        torch.testing.assert_close(score, expected, rtol=0, atol=1e-9)
+        (gradient,) = torch.autograd.grad(score[1], frames)
+        (whole,) = torch.autograd.grad(detector(frames.flatten(0, 1)).view(2, 5)[1].sum() / 7, frames)
+        torch.testing.assert_close(gradient, whole, rtol=0, atol=1e-9)
+
+
 def test_until_the_flip_costs_less_and_flips_the_same_videos(detector, images):
     x, y = images
     videos = torch.arange(64) // 4
@@ -154,7 +182,8 @@ def test_chosen_frames_are_those_of_the_largest_gain(detector, images):
 
 def test_impossible_settings_are_named(detector, images):
     x, y = images
-    for settings, message in (({"steps": 0}, "steps=0"), ({"steps": 1, "frames": 0}, "frames=0")):
+    for settings, message in (({"steps": 0}, "steps=0"), ({"steps": 1, "frames": 0}, "frames=0"),
+                              ({"steps": 1, "batch_size": 0}, "batch_size=0")):
         with pytest.raises(ValueError, match=message):
             whole_video(detector, x, y, Linf(0.1), **settings)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pyarrow as pa
 
@@ -62,6 +64,12 @@ def made_up_summary(*, resamples=100, models=("baseline", "defended"), timing=No
         settings={"seed": 24, "evaluate": {"epsilons": list(EPSILONS)}, "config": "0123456789abcdef"}, checks=checks,
         gates=gates, timing=timing,
     ), **facts})
+
+
+@functools.cache
+def plain_summary() -> dict:
+    """One for all pages on which only another section matters; a part is laid over it as {**plain_summary(), "codec": figures}."""
+    return made_up_summary(resamples=10)
 
 
 def made_up_strips(models=("baseline", "defended"), *, size=64) -> list[Strip]:

@@ -5,6 +5,8 @@ from made_up import made_up_summary
 from test_certificate_table import ITEMS
 from test_certificate_table import made_up_rows as certificate_rows
 from test_corruption_table import made_up_rows as corruption_rows
+from test_universal_table import made_up_figures as made_up_universal
+from test_whole_video_table import made_up_figures as made_up_whole_video
 
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.certificate_table import certificate_figures
@@ -52,6 +54,7 @@ def made_up_everything(storage, *, resamples=10, **facts) -> dict:
     grid = corruption_rows(severities=(1, 2, 3, 4, 5))
     return made_up_summary(resamples=resamples, **{
         "codec": made_up_codec(), "smoothing": made_up_certificates(), "export": made_up_export(),
+        "whole_video": made_up_whole_video(), "universal": made_up_universal(),
         "corruptions": corruption_figures(grid, MODELS, resamples=resamples, seed=0),
         "comparators": read_comparators(storage, "made-up", SHA256),
         "not_run": [{"attack": "transfer", "reason": "it is made on another checkpoint, and there is none"}], **facts})

@@ -69,7 +69,7 @@ def test_every_figure_of_a_model_is_a_scalar(summary):
     checked = 0
     for model in ("baseline", "defended"):
         values = {value for _, _, value in scalars(summary, model)}
-        for name in ("clean", "under_attack", "over_epsilon", "corruptions", "codec", "smoothing", "export"):
+        for name in ("clean", "under_attack", "over_epsilon", "corruptions", "codec", "whole_video", "universal", "smoothing", "export"):
             for place, record in nodes(summary[name]):
                 if record.get("model") == model:
                     for where, figure in nodes(record, (name, *place)):

@@ -8,13 +8,14 @@ from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of
 
 import jobs.evaluate as job
 from jobs import codec_tasks
-from robust.config import parse
+from robust.config import load_config, parse
 from robust.data.extraction import extract_video
 from robust.data.faces import build_detector
 from robust.data.inputs import to_input
 from robust.data.rows import VideoRow
 from robust.data.shards import decode_image, shard_key, write_shard
-from robust.errors import UserError
+from robust.errors import ConfigError, UserError
+from robust.evaluation import attack_block
 from robust.models.checkpoint import save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
@@ -70,6 +71,7 @@ def test_fakes_are_shared_and_scored_and_finished_blocks_are_found_again(folder,
     storage = Storage.from_config(settings.storage)
     job.evaluate(settings, storage)
     first = summary_of(folder)["codec"]
+    assert first["attacks"] == [{"attack": "pgd", "label": "PGD-2"}]
     assert (first["videos"], first["frames"], first["attack"]) == (2, 4, "PGD-2")
     assert [(record["codec"], record["quality"]) for record in first["records"]] == [("lossless", 0), ("h264", 35), ("jpeg", 50)]
     lossless = first["records"][0]
@@ -85,6 +87,27 @@ def test_fakes_are_shared_and_scored_and_finished_blocks_are_found_again(folder,
     monkeypatch.setattr(codec_tasks, "share_video", None)
     job.evaluate(settings, storage)
     assert summary_of(folder)["codec"] == first
+
+
+def test_which_attacks_are_shared_is_a_setting_with_eot_beside_the_headlines_by_default(folder):
+    def named(suite, **codec):
+        tree = config(folder).model_dump(mode="json")
+        tree["evaluate"] |= {"suite": "some", "suites": {"some": {name: {"steps": 2} for name in suite}}}
+        tree["evaluate"]["codec"] |= codec
+        settings = parse(tree)
+        cells = attack_block.cells(settings.evaluate)
+        attacks = codec_tasks.shared_attacks(settings, job.headline_cell(settings, cells), cells)
+        return [(trial.cell.attack, trial.cell.epsilon, trial.cell.samples) for trial in codec_tasks.trials(settings, attacks)]
+
+    assert named(("pgd", "apgd")) == [("pgd", 8, 1)]
+    assert named(("pgd", "eot"), epsilons=[8, 4]) == [("pgd", 4, 1), ("pgd", 8, 1), ("eot", 4, 8), ("eot", 8, 8)]
+    assert named(("eot",)) == [("eot", 8, 8)]
+    assert named(("pgd", "apgd", "eot"), attacks=["eot", "apgd", "eot"]) == [("eot", 8, 8), ("apgd", 8, 1)]
+    with pytest.raises(ConfigError, match="evaluate.codec.attacks: square is not in evaluate.suites.some"):
+        named(("pgd",), attacks=["square"])
+    with pytest.raises(ConfigError, match="evaluate.codec.attacks: transfer sees other models only"):
+        named(("pgd", "transfer"), attacks=["transfer"])
+    assert load_config("ray_config.yaml", profile="adaptive").evaluate.codec.enabled
 
 
 def test_a_video_that_was_replaced_or_is_gone_is_named(folder, by_hand):

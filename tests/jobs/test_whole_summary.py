@@ -16,7 +16,7 @@ from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage
 
-PARTS = ("corruptions", "codec", "smoothing", "export")
+PARTS = ("corruptions", "codec", "whole_video", "smoothing", "export")
 folder = codec_folder
 
 
@@ -28,6 +28,7 @@ def config(folder):
         "headline": ["worst", 0.5], "eot_samples": 2, "block_size": 1, "batch_size": 2, "frames_per_video": 1,
         "corruptions": {"severities": [3], "frames_per_video": 1},
         "smoothing": {"enabled": True, "sigmas": [16], "n0": 5, "n": 20},
+        "whole_video": {"enabled": True, "steps": 2},
         "export": {"crops": 4, "epsilon": 4}}
     return parse(tree)
 
