@@ -66,7 +66,10 @@ def apgd(
                 mine = replace(noise, keys=noise.keys[rows], shape=x[rows].shape)
                 start = threat.random_start(x[rows], mine, stream=restart)
                 target = _Target(model, loss, early_stop)
-                best.update_rows(rows, *_climb(target, x[rows], y[rows], start, threat, steps))
+                points, losses = _climb(target, x[rows], y[rows], start, threat, steps)
+                if early_stop:
+                    points, losses = _among_all(best, rows, points, losses)
+                best.update(points, losses)
     require_logits(best.loss)
     return best.images
 
@@ -83,6 +86,13 @@ def checkpoints(steps: int) -> list[int]:
 def _still_right(value: Tensor, y: Tensor, loss: AttackLoss) -> Tensor:
     """Rows whose loss is not above that of the logit 0, the boundary."""
     return (value <= loss(torch.zeros_like(value), y)).nonzero().squeeze(1)
+
+
+def _among_all(best: BestSoFar, rows: Tensor, points: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Points and losses of some images as those of all; the others have their best point and no loss."""
+    images, loss = best.images.clone(), torch.full_like(best.loss, -torch.inf, dtype=losses.dtype)
+    images[rows], loss[rows] = points, losses
+    return images, loss
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ def _climb(
 ) -> tuple[Tensor, Tensor]:
     """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses."""
     path, last_check, checks = _Path.begin(x, y, x_adv, 2 * threat.epsilon), 0, checkpoints(steps)
-    found, left = BestSoFar(x), torch.arange(len(x), device=x.device) if target.early_stop else slice(None)
+    points, losses, left = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64), torch.arange(len(x), device=x.device)
     for step in range(steps):
         seen = round_towards(path.x_adv, path.x, x.dtype)
         value, gradient = value_and_input_gradient(target.model, seen, path.y, target.loss)
@@ -138,10 +148,11 @@ def _climb(
         if target.early_stop:
             rows = _still_right(path.top_loss, path.y, target.loss)
             if len(rows) < len(left):
-                found.update_rows(left, path.top, path.top_loss)
+                gone = torch.ones_like(left, dtype=torch.bool).index_fill_(0, rows, False)
+                points[left[gone]], losses[left[gone]] = path.top[gone], path.top_loss[gone].double()
                 path, left, value, gradient = path.take(rows), left[rows], value[rows], gradient[rows]
                 if len(rows) == 0:
-                    return found.images, found.loss
+                    return points, losses
         path.rises = path.rises + (value > path.last_value)
         if step in checks:
             value, gradient = _check_step_size(path, value, gradient, step - last_check)
@@ -149,9 +160,11 @@ def _climb(
         path.last_value = value
         _move(path, gradient, threat, NEW_SHARE if step else 1.0)
     last = round_towards(path.x_adv, path.x, x.dtype)
-    found.update_rows(left, path.top, path.top_loss)
-    found.update_rows(left, last, target.loss(target.model(last), path.y))
-    return found.images, found.loss
+    value = target.loss(target.model(last), path.y)
+    higher = value > path.top_loss
+    points[left] = torch.where(per_image(higher, x), last, path.top)
+    losses[left] = torch.where(higher, value, path.top_loss).double()
+    return points, losses
 
 
 def _check_step_size(path: _Path, value: Tensor, gradient: Tensor, moves: int) -> tuple[Tensor, Tensor]:
@@ -167,8 +180,8 @@ def _check_step_size(path: _Path, value: Tensor, gradient: Tensor, moves: int) -
 
 def _move(path: _Path, gradient: Tensor, threat: Threat, share: float) -> None:
     """One step uphill, and 1 - share of the last move again."""
-    uphill = threat.step(torch.zeros_like(path.x_adv), gradient, 1.0)
-    goal = threat.project(path.x_adv + per_image(path.step_size, path.x).to(path.x_adv.dtype) * uphill, path.x)
+    uphill = threat.step(path.x_adv.new_zeros(()), gradient, 1.0)
+    goal = threat.project(path.x_adv.addcmul(per_image(path.step_size, path.x).to(path.x_adv.dtype), uphill), path.x)
     if share < 1:
         last_move = path.x_adv - path.last_adv
         goal = threat.project(path.x_adv.lerp(goal, share).add_(last_move, alpha=1 - share), path.x)

@@ -24,12 +24,3 @@ class BestSoFar:
         better = loss > self.loss
         self.images = torch.where(better.view(-1, *[1] * (candidates.ndim - 1)), candidates, self.images)
         self.loss = torch.where(better, loss, self.loss)
-
-    def update_rows(self, rows: Tensor | slice, candidates: Tensor, loss: Tensor) -> None:
-        """As `update`, with candidates for some of the images only."""
-        if isinstance(rows, slice):
-            return self.update(candidates, loss)
-        better = loss > self.loss[rows]
-        rows = rows[better]
-        self.images, self.loss = self.images.clone(), self.loss.to(loss.dtype, copy=True)
-        self.images[rows], self.loss[rows] = candidates[better], loss[better]
