@@ -107,7 +107,8 @@ def run_task(config: Config, storage: Storage, task: Task) -> float:
     model = load_model(task.candidate.storage, task.candidate.key, task.candidate.sha256, device)
     crops, pixels = task.read(config, storage, task.block, model)
     for item, key in zip(task.items, task.results, strict=True):
-        before = [storage.read_table(result_key(config, task.candidate, task.block, one)) for one in getattr(item, "after", ())]
+        keys = [result_key(config, task.candidate, task.block, one) for one in getattr(item, "after", ())]
+        before = [storage.read_table(earlier) for earlier in keys]
         storage.write_table(key, task.measure(model, crops, pixels, item, config, device, *before))
     return time.monotonic() - began
 

@@ -304,7 +304,8 @@ class EvaluateConfig(Section):
         description="named sets of attacks with their budgets"
     )
     only_robust: list[str] = Field(
-        ["standard", "adaptive"], description="suites whose attacks run one after another, each only on the crops that those before have not settled"
+        ["standard", "adaptive"],
+        description="suites whose attacks run in order, each only on the crops that those before have not settled"
     )
     eot_samples: int = Field(8, ge=1, description="random views of an image in one step of eot")
     headline: tuple[str, Epsilon] = Field(

@@ -137,7 +137,8 @@ def _climb(
 ) -> tuple[Tensor, Tensor]:
     """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses."""
     path, last_check, checks = _Path.begin(x, y, x_adv, 2 * threat.epsilon), 0, checkpoints(steps)
-    points, losses, left = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64), torch.arange(len(x), device=x.device)
+    points, losses = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64)
+    left = torch.arange(len(x), device=x.device)  # images still on their way
     for step in range(steps):
         seen = round_towards(path.x_adv, path.x, x.dtype)
         value, gradient = value_and_input_gradient(target.model, seen, path.y, target.loss)
@@ -175,7 +176,8 @@ def _check_step_size(path: _Path, value: Tensor, gradient: Tensor, moves: int) -
     path.x_adv = torch.where(per_image(halved, path.x), wide(path.top), path.x_adv)
     path.last_adv = torch.where(per_image(halved, path.x), path.x_adv, path.last_adv)
     path.rises, path.last_top = torch.zeros_like(path.rises), path.top_loss
-    return torch.where(halved, path.top_loss, value), torch.where(per_image(halved, path.x), path.top_gradient, gradient)
+    gradient = torch.where(per_image(halved, path.x), path.top_gradient, gradient)
+    return torch.where(halved, path.top_loss, value), gradient
 
 
 def _move(path: _Path, gradient: Tensor, threat: Threat, share: float) -> None:

@@ -1,4 +1,4 @@
-"""The minimal epsilon of each caught fake where a minimal-norm attack measured it, rather than only between which epsilons it lies."""
+"""The minimal epsilon of each caught fake as a minimal-norm attack measured it, where it did."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEVER = 1e9
 
 
 def of_frames(predictions: pa.Table, model: str) -> np.ndarray | None:
-    """(n,) the smallest distance of each frame, 0-255 units, ordered as `frame_scores`; None without a minimal-norm attack."""
+    """(n,) the smallest distance of each frame, 0-255 units, ordered as `frame_scores`; None: no such attack."""
     if "distance" not in predictions.column_names:
         return None
     found = predictions.filter((pc.field("model") == model) & pc.field("distance").is_valid())
@@ -30,7 +30,7 @@ def of_frames(predictions: pa.Table, model: str) -> np.ndarray | None:
 
 
 def smallest(first: np.ndarray, distance: np.ndarray, epsilons: Sequence[float]) -> np.ndarray:
-    """(n,) the smallest epsilon at which a perturbation was found: measured, or evaluated where that is smaller; nan: no caught fake.
+    """(n,) the smallest epsilon that turned a fake: measured, or evaluated where that is smaller; nan: not caught.
 
     Args:
         first: (n,) from `over_epsilon.flip_counts`.
@@ -59,8 +59,10 @@ def record(minimal: np.ndarray, video_ids: np.ndarray, epsilons: Sequence[float]
     positive = [float(epsilon) for epsilon in epsilons if epsilon > 0]
     edges = [0.0, *(share * positive[0] for share in BELOW), *positive]
     place = np.searchsorted(edges, minimal, side="left") - 1  # an edge belongs to the bin below it
-    bins = [{"above": above, "up_to": up_to, "count": int((place == index).sum())}
-            for index, (above, up_to) in enumerate(zip(edges, [*edges[1:], None], strict=True))]
+    bins = [
+        {"above": above, "up_to": up_to, "count": int((place == index).sum())}
+        for index, (above, up_to) in enumerate(zip(edges, [*edges[1:], None], strict=True))
+    ]
     found: dict = {"value": None, "low": None, "high": None, "among": len(minimal), "bins": bins, "exact": True}
     if len(minimal) == 0:
         return {**found, "reason": "no fake was caught before the attack"}

@@ -72,8 +72,12 @@ def cost_records(passes: Mapping[tuple[str, str], Passes]) -> list[dict]:
         passes: by the model's name in the report and the attack; `crops` counts a crop once for each epsilon.
     """
     return [
-        {"model": model, "attack": attack, **vars(one),
-         "forwards_per_image": round((one.forwards + one.surrogate_forwards) / one.crops, 2),
-         "gradients_per_image": round((one.gradients + one.surrogate_gradients) / one.crops, 2)}
+        {
+            "model": model,
+            "attack": attack,
+            **vars(one),
+            "forwards_per_image": round((one.forwards + one.surrogate_forwards) / one.crops, 2),
+            "gradients_per_image": round((one.gradients + one.surrogate_gradients) / one.crops, 2),
+        }
         for (model, attack), one in passes.items()
     ]

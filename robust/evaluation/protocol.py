@@ -159,8 +159,8 @@ def over_epsilon_records(predictions: pa.Table, draws: Resamples) -> list[dict]:
                     value, interval, end = over_epsilon.area_under_auc(*facts)
                     area = {**estimate(value, interval), "range": [0.0, end]}
                 records.append({"model": model, "level": level, "group": group.name, "kind": group.kind, "attack": attack,
-                                "minimal_epsilon": over_epsilon.minimal_epsilon(*facts, distance=None if measured is None else measured[mask]),
-                                "mean_robust_auc": area})
+                                "mean_robust_auc": area, "minimal_epsilon": over_epsilon.minimal_epsilon(
+                                    *facts, distance=None if measured is None else measured[mask])})
     return records
 
 

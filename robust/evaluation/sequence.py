@@ -1,8 +1,8 @@
-"""What of a suite is computed and when: attacks only on what is still robust, and one run for all epsilons where one is enough.
+"""What of a suite is computed and when: attacks only on what is still robust, one run for all epsilons where it can.
 
-Sequential suites are AutoAttack's idea (Croce & Hein 2020, arXiv 2003.01690, section 5): the attacks of one epsilon run one
-after another, each only on the crops that those before it have not settled. Theirs asks for one verdict an image; here a
-crop is settled only if nothing that is later read off at a threshold could change, see `settled`.
+Sequential suites are AutoAttack's idea (Croce & Hein 2020, arXiv 2003.01690): the attacks of one epsilon run one after
+another, each only on the crops that those before it have not settled. Theirs asks for one verdict an image; here a crop
+is settled only if nothing that is later read off at a threshold could change, see `settled`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class OnRobust(Cell):
     """A cell of a sequential suite.
 
     Args:
-        after: the cells whose results say what is still robust; they name theirs in turn, so a result's name depends on all of them.
+        after: the cells whose results say what is still robust; they name theirs in turn, so a result's name depends on
+            all attacks before it.
         frame_thresholds, video_thresholds: every logit that a verdict is read off at.
     """
 
@@ -57,8 +58,10 @@ def plan_items(cells: Sequence[Cell], thresholds: Mapping[str, float] | None) ->
         thresholds: the model's frozen ones as in `EvaluatedModel.thresholds`; None: every attack runs on all crops.
     """
     epsilons = tuple(sorted({cell.epsilon for cell in cells}))
-    at = {level: tuple(sorted({0.0, *(value for name, value in (thresholds or {}).items() if name.startswith(level))}))
-          for level in ("frame", "video")}
+    at = {
+        level: tuple(sorted({0.0, *(value for name, value in (thresholds or {}).items() if name.startswith(level))}))
+        for level in ("frame", "video")
+    }
     before: dict[float, tuple[Cell, ...]] = {epsilon: () for epsilon in epsilons}
     items: list[Cell] = []
     for cell in cells:
@@ -69,7 +72,9 @@ def plan_items(cells: Sequence[Cell], thresholds: Mapping[str, float] | None) ->
         elif thresholds is None:
             item = cell
         else:
-            item = OnRobust(**facts, after=before[cell.epsilon], frame_thresholds=at["frame"], video_thresholds=at["video"])
+            item = OnRobust(
+                **facts, after=before[cell.epsilon], frame_thresholds=at["frame"], video_thresholds=at["video"]
+            )
             before[cell.epsilon] = (item,)
         if item not in items:
             items.append(item)
@@ -77,14 +82,18 @@ def plan_items(cells: Sequence[Cell], thresholds: Mapping[str, float] | None) ->
 
 
 def settled(
-    logits: np.ndarray, labels: np.ndarray, video_ids: np.ndarray, frame_thresholds: Sequence[float], video_thresholds: Sequence[float]
+    logits: np.ndarray,
+    labels: np.ndarray,
+    video_ids: np.ndarray,
+    frame_thresholds: Sequence[float],
+    video_thresholds: Sequence[float],
 ) -> np.ndarray:
     """Which crops an attacker need not touch again: (n,) bool.
 
-    A fake is turned at a threshold if its logit is not above it, a real if it is. A crop is settled if it is turned at every
-    frame threshold and its video, by the mean of its crops, at every video threshold. More attacks only go further the same
-    way, so every rate, of frames and of videos, stays what it is. A video that holds out keeps all its crops in the attack:
-    each may still pull the mean.
+    A fake is turned at a threshold if its logit is not above it, a real if it is. A crop is settled if it is turned at
+    every frame threshold and its video, by the mean of its crops, at every video threshold. More attacks only go
+    further the same way, so every rate, of frames and of videos, stays what it is. A video that holds out keeps all its
+    crops in the attack: each may still pull the mean.
 
     Args:
         logits: (n,) the worst so far, of whole videos.
@@ -104,13 +113,21 @@ def worse(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> np.ndarr
 
 
 def measure(
-    model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Cell, before: Sequence[pa.Table], *, batch_size: int, seed: int,
-    device: str = "cpu", surrogates: Sequence[nn.Module] = (),
+    model: nn.Module,
+    crops: pa.Table,
+    pixels: np.ndarray,
+    item: Cell,
+    before: Sequence[pa.Table],
+    *,
+    batch_size: int,
+    seed: int,
+    device: str = "cpu",
+    surrogates: Sequence[nn.Module] = (),
 ) -> pa.Table:
-    """The kept result of one item on one block: the crops with `clean` and `adversarial` logits, and the passes that it took.
+    """The kept result of one item on one block: the crops with `clean` and `adversarial` logits, and the passes.
 
-    Of an OnRobust item `adversarial` is the worst so far, x itself among it, and `attacked` tells which crops this attack
-    ran on. Of a Curve `adversarial` is a list over its epsilons, and `distance` the length of the smallest
+    Of an OnRobust item `adversarial` is the worst so far, x itself among it, and `attacked` tells which crops this
+    attack ran on. Of a Curve `adversarial` is a list over its epsilons, and `distance` the length of the smallest
     perturbation found, in 0-255 units: 0 where the crop is called wrong as it is, infinite where none was found.
 
     Args:
@@ -133,15 +150,30 @@ def measure(
         clean, adversarial = attack_block(counted, pixels, labels, item, surrogates=others, **settings)
         result = blocks.block_result(crops, clean, adversarial)
     epsilons = len(getattr(item, "epsilons", (item.epsilon,)))
-    return with_passes(result, Passes(
-        crops=len(labels) * epsilons, attacked=int(attacked.sum()) * epsilons,
-        forwards=counted.forwards, gradients=counted.gradients,
-        surrogate_forwards=sum(one.forwards for one in others), surrogate_gradients=sum(one.gradients for one in others)))
+    return with_passes(
+        result,
+        Passes(
+            crops=len(labels) * epsilons,
+            attacked=int(attacked.sum()) * epsilons,
+            forwards=counted.forwards,
+            gradients=counted.gradients,
+            surrogate_forwards=sum(one.forwards for one in others),
+            surrogate_gradients=sum(one.gradients for one in others),
+        ),
+    )
 
 
 def on_robust(
-    model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: OnRobust, before: Sequence[pa.Table], *, batch_size: int, seed: int,
-    device: str, surrogates: Sequence[nn.Module]
+    model: nn.Module,
+    crops: pa.Table,
+    pixels: np.ndarray,
+    item: OnRobust,
+    before: Sequence[pa.Table],
+    *,
+    batch_size: int,
+    seed: int,
+    device: str,
+    surrogates: Sequence[nn.Module],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n,) clean logits, (n,) the worst so far after this attack, and (n,) bool: which crops it ran on."""
     labels = crops.column("label").to_numpy()
@@ -155,10 +187,20 @@ def on_robust(
     video_ids = np.array(crops.column("video_id").to_pylist(), dtype=str)
     attacked = ~settled(worst, labels, video_ids, item.frame_thresholds, item.video_thresholds)
     if attacked.any():
-        seen, found = attack_block(model, pixels[attacked], labels[attacked], item, batch_size=batch_size, seed=seed, device=device,
-                                   surrogates=surrogates)
+        seen, found = attack_block(
+            model,
+            pixels[attacked],
+            labels[attacked],
+            item,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            surrogates=surrogates,
+        )
         clean, worst = clean.copy(), worst.copy()
-        clean[attacked] = seen  # as this attack saw them: must be the same, which check_predictions asks of every attack
+        clean[attacked] = (
+            seen  # as this attack saw them: must be the same, which check_predictions asks of every attack
+        )
         worst[attacked] = worse(worst[attacked], found, labels[attacked])
     return clean, worst, attacked
 
@@ -169,7 +211,7 @@ def all_epsilons(
     """(n,) clean logits, (E, n) logits at each epsilon and (n,) minimal distances in 0-255 units, from one run."""
     parts = []
     for start, x in zip(range(0, len(pixels), batch_size), _batches(model, pixels, batch_size, device)):
-        y = torch.tensor(labels[start:start + batch_size], device=device)
+        y = torch.tensor(labels[start : start + batch_size], device=device)
         generator = torch.Generator().manual_seed(seed)
         found = minimal_perturbation(model, x, y, Linf, steps=item.steps, restarts=item.restarts, generator=generator)
         balls = [Linf.from_255(epsilon) for epsilon in item.epsilons]
@@ -183,7 +225,7 @@ def _batches(model: nn.Module, pixels: np.ndarray, batch_size: int, device: str)
     """The crops as (N, 3, H, W) images, with the checks that `attack_block` makes."""
     require_eval_mode(model)
     for start in range(0, len(pixels), batch_size):
-        x = to_tensor(pixels[start:start + batch_size]).to(device, memory_format=torch.channels_last)
+        x = to_tensor(pixels[start : start + batch_size]).to(device, memory_format=torch.channels_last)
         require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
         yield x
 
@@ -209,7 +251,7 @@ def as_predictions(result: pa.Table, model: str, item: Cell) -> Iterator[pa.Tabl
 
 
 def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
-    """The predictions of a sequential suite: each row is "after this attack and those before it", and `attacked` "by all of them".
+    """The predictions of a sequential suite: each row is after this attack and those before, `attacked` by all of them.
 
     Args:
         predictions: as `check_predictions` returns them, each model and epsilon with every attack on every crop.
@@ -225,5 +267,9 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
     attacked = np.logical_and.accumulate(table.column("attacked").to_numpy().reshape(grid), axis=1)
     for name, values in (("adversarial", worst), ("attacked", attacked)):
         place = table.schema.get_field_index(name)
-        table = table.set_column(place, predictions.schema.field(name), pa.array(values.ravel(), predictions.schema.field(name).type))
-    return table.drop_columns("rank").sort_by([(key, "ascending") for key in ("model", "attack", "epsilon", "video_id", "frame_index")])
+        table = table.set_column(
+            place, predictions.schema.field(name), pa.array(values.ravel(), predictions.schema.field(name).type)
+        )
+    return table.drop_columns("rank").sort_by(
+        [(key, "ascending") for key in ("model", "attack", "epsilon", "video_id", "frame_index")]
+    )

@@ -24,8 +24,11 @@ from robust.evaluation.worst_case import with_worst_case
 
 THRESHOLDS = {"frame": 0.2, "frame_fpr_5": -0.2, "video": 0.15, "video_fpr_5": 0.05}
 EPSILONS = (1.0, 2.0, 3.0)
-CELLS = [Cell(name, epsilon, *budget) for name, budget in (("apgd", (4, 2)), ("fmn", (4,)), ("square", (12,)), ("apgd_ce", (5,)))
-         for epsilon in EPSILONS]
+CELLS = [
+    Cell(name, epsilon, *budget)
+    for name, budget in (("apgd", (4, 2)), ("fmn", (4,)), ("square", (12,)), ("apgd_ce", (5,)))
+    for epsilon in EPSILONS
+]
 VIDEOS, FRAMES = 10, 3
 
 
@@ -47,12 +50,18 @@ def crops(model):
     x = make_images(VIDEOS * FRAMES, generator=torch.Generator().manual_seed(5))[0]
     order = np.argsort(logits(model, x))
     half = len(order) // 2
-    order = np.concatenate([order[2:half], order[half:half + 2], order[:2], order[half + 2:]])
+    order = np.concatenate([order[2:half], order[half : half + 2], order[:2], order[half + 2 :]])
     labels = np.arange(len(order)) // half
     names = [f"d/{'swap' if label else 'real'}/{index // FRAMES:02d}" for index, label in enumerate(labels)]
-    table = pa.table({
-        "video_id": names, "frame_index": pa.array(np.arange(len(order)) % FRAMES, pa.int32()), "label": pa.array(labels, pa.int8()),
-        "method": [name.split("/")[1] for name in names], "identities": [[name] for name in names]})
+    table = pa.table(
+        {
+            "video_id": names,
+            "frame_index": pa.array(np.arange(len(order)) % FRAMES, pa.int32()),
+            "label": pa.array(labels, pa.int8()),
+            "method": [name.split("/")[1] for name in names],
+            "identities": [[name] for name in names],
+        }
+    )
     return table, (x[order].permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
 
 
@@ -72,8 +81,14 @@ def results(model, crops):
 
 @pytest.fixture(scope="module")
 def predictions(results):
-    tables = [check_predictions(pa.concat_tables(rows for item, result in part.items() for rows in sequence.as_predictions(result, "m", item)))
-              for part in results]
+    tables = [
+        check_predictions(
+            pa.concat_tables(
+                rows for item, result in part.items() for rows in sequence.as_predictions(result, "m", item)
+            )
+        )
+        for part in results
+    ]
     return [tables[0], sequence.accumulate(tables[1], ["apgd", "fmn", "square", "apgd_ce"])]
 
 
@@ -81,8 +96,16 @@ def test_settled_by_hand():
     videos = np.array(["a", "a", "b", "b", "c", "d", "e"])
     labels = np.array([1, 1, 1, 1, 0, 0, 1])
     values = np.array([-1.0, -2, -1, 3, 0.6, 0.4, -0.2])
-    # a: all turned. b: its mean, 1, holds out, so both its frames stay. c: above all; d: not above 0.5. e: not below -0.5.
-    assert settled(values, labels, videos, (-0.5, 0.0, 0.5), (0.0,)).tolist() == [True, True, False, False, True, False, False]
+    # a: all turned. b: its mean, 1, holds out, so both its frames stay. c: above all. d: not above 0.5. e: not at -0.5.
+    assert settled(values, labels, videos, (-0.5, 0.0, 0.5), (0.0,)).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert settled(values, labels, videos, (0.0,), (-1.6,)).tolist() == [False, False, False, False, True, True, False]
     edge = settled(np.array([0.0, 0.0]), np.array([1, 0]), np.array(["x", "y"]), (0.0,), (0.0,))
     assert edge.tolist() == [True, False]  # a logit at the threshold is called real
@@ -126,7 +149,9 @@ def test_rows_of_a_sequential_suite_are_after_all_attacks_so_far(predictions, re
     item = next(item for item in results[1] if item.attack == "square" and item.epsilon == 2.0)
     kept = results[1][item]
     idle = ~kept.column("attacked").to_numpy()
-    np.testing.assert_array_equal(kept.column("adversarial").to_numpy()[idle], rows["fmn"].adversarial.astype(np.float32)[idle])
+    np.testing.assert_array_equal(
+        kept.column("adversarial").to_numpy()[idle], rows["fmn"].adversarial.astype(np.float32)[idle]
+    )
     means = dict(zip(*video_scores(rows["fmn"].adversarial, rows["fmn"].video_ids), strict=True))
     for crop, video, label in zip(rows["fmn"].adversarial, rows["fmn"].video_ids, rows["fmn"].labels, strict=True):
         done = (crop <= -0.2 and means[video] <= 0) if label else (crop > 0.2 and means[video] > 0.15)
@@ -142,7 +167,10 @@ def test_only_what_is_not_settled_costs_passes(results, crops):
             assert count.attacked == attacked and count.crops == len(crops[0])
             assert count.gradients == 2 * 4 * attacked
             assert count.forwards == scored_before + (1 + 2 * (4 + 1) + 2) * attacked
-    total = [sum((passes_of(result) for result in part.values()), start=passes_of(next(iter(part.values())))) for part in results]
+    total = [
+        sum((passes_of(result) for result in part.values()), start=passes_of(next(iter(part.values()))))
+        for part in results
+    ]
     assert total[1].forwards < 0.8 * total[0].forwards and total[1].gradients < 0.8 * total[0].gradients
 
 
@@ -153,25 +181,37 @@ def test_a_minimal_norm_attack_runs_once_and_gives_every_epsilon(model, crops, r
         result = part[item]
         for epsilon in item.epsilons:
             x, y = to_tensor(crops[1]), torch.tensor(crops[0].column("label").to_numpy())
-            alone = logits(model, fmn(model, x, y, Linf.from_255(epsilon), steps=4, generator=torch.Generator().manual_seed(1)))
+            alone = logits(
+                model, fmn(model, x, y, Linf.from_255(epsilon), steps=4, generator=torch.Generator().manual_seed(1))
+            )
             np.testing.assert_allclose(sequence.adversarial_of(item, result, epsilon), alone, atol=2e-4)
         # Turned at an epsilon exactly where the distance is not larger.
         distance, labels = result.column("distance").to_numpy(), crops[0].column("label").to_numpy()
         inside = sequence.adversarial_of(item, result, 2.0)
-        assert ((labels == 1) == (inside > 0))[distance > 2.01].all() and not ((labels == 1) == (inside > 0))[distance < 1.99].any()
+        assert ((labels == 1) == (inside > 0))[distance > 2.01].all() and not ((labels == 1) == (inside > 0))[
+            distance < 1.99
+        ].any()
         assert ((distance > 2) & (distance < 3)).any()
 
 
 def test_a_result_is_named_after_all_attacks_before_it():
     block = Block("shard", ("a",), 3, "content")
+
     def names(cells, thresholds):
-        return {(item.attack, item.epsilon): result_name(block, item, model="m", batch_size=8, seed=0) for item in plan_items(cells, thresholds)}
+        return {
+            (item.attack, item.epsilon): result_name(block, item, model="m", batch_size=8, seed=0)
+            for item in plan_items(cells, thresholds)
+        }
 
     first = names(CELLS, THRESHOLDS)
-    longer = names([dataclasses.replace(cell, steps=9) if cell.attack == "apgd" else cell for cell in CELLS], THRESHOLDS)
+    longer = names(
+        [dataclasses.replace(cell, steps=9) if cell.attack == "apgd" else cell for cell in CELLS], THRESHOLDS
+    )
     changed = {key for key in first if first[key] != longer[key]}
     assert changed == {key for key in first if key[0] != "fmn"}  # fmn runs on all crops whatever comes before
-    other_fmn = names([dataclasses.replace(cell, steps=9) if cell.attack == "fmn" else cell for cell in CELLS], THRESHOLDS)
+    other_fmn = names(
+        [dataclasses.replace(cell, steps=9) if cell.attack == "fmn" else cell for cell in CELLS], THRESHOLDS
+    )
     assert {key[0] for key in first if first[key] != other_fmn[key]} == {"fmn", "square", "apgd_ce"}
     elsewhere = names(CELLS, THRESHOLDS | {"video": 0.31})
     assert {key[0] for key in first if first[key] != elsewhere[key]} == {"apgd", "square", "apgd_ce"}
