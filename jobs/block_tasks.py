@@ -35,8 +35,9 @@ from robust.storage import Storage
 READ_THREADS = 8
 Item = Cell | Corruption | Pattern | Sharing | Smoothing | Export
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
-Measure = Callable[[nn.Module, pa.Table, np.ndarray, Item, Config, str], pa.Table]
-"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it."""
+Measure = Callable[..., pa.Table]
+"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it.
+Of an item with `after` (sequence.OnRobust) it is also given the results of these items on the block."""
 Read = Callable[[Config, Storage, Block, nn.Module], tuple[pa.Table, Any]]
 """read(config, storage, block, model) -> (crops, pixels): what a measurement is given of a block."""
 
@@ -108,7 +109,9 @@ def run_task(config: Config, storage: Storage, task: Task) -> float:
     model = load_model(task.candidate.storage, task.candidate.key, task.candidate.sha256, device)
     crops, pixels = task.read(config, storage, task.block, model)
     for item, key in zip(task.items, task.results, strict=True):
-        storage.write_table(key, task.measure(model, crops, pixels, item, config, device))
+        keys = [result_key(config, task.candidate, task.block, one) for one in getattr(item, "after", ())]
+        before = [storage.read_table(earlier) for earlier in keys]
+        storage.write_table(key, task.measure(model, crops, pixels, item, config, device, *before))
     return time.monotonic() - began
 
 

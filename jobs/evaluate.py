@@ -40,7 +40,7 @@ from robust.config import Config, fingerprint, science
 from robust.data import image_folder
 from robust.data.shards import read_status
 from robust.errors import UserError
-from robust.evaluation import attack_block, blocks, gallery
+from robust.evaluation import attack_block, blocks, gallery, passes, sequence
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import SPLIT, Block
 from robust.evaluation.comparators import read_comparators
@@ -76,19 +76,23 @@ def evaluate(config: Config, storage: Storage) -> dict:
                               max_frames=config.evaluate.frames_per_video)
     if not plan:
         raise UserError(f"run {config.run.name} has no face crops of the {SPLIT} split; run jobs.extract first (or see evaluate.images, data.splits)")
-    cells_of = {candidate: surrogates.cells_of(candidate, candidates, cells) for candidate in candidates}
+    sequential = config.evaluate.sequential
+    items_of = {candidate: sequence.plan_items(
+        surrogates.cells_of(candidate, candidates, cells),
+        EvaluatedModel(candidate.name, candidate.card).thresholds if sequential else None) for candidate in candidates}
     measure = functools.partial(attack_crops, candidates=candidates)
     tasks = [task for candidate in candidates
-             for task in missing_tasks(config, storage, [candidate], plan, measure, cells_of[candidate])]
+             for task in missing_tasks(config, storage, [candidate], plan, measure, items_of[candidate])]
     attack_seconds = run_tasks(config, storage, tasks)
-    predictions = check_predictions(pa.concat_tables(
-        blocks.as_predictions(result, candidate.name, cell)
-        for target in candidates for candidate, cell, result in collect(config, storage, [target], plan, cells_of[target])))
+    predictions, cost = read_predictions(config, storage, plan, items_of)
+    if sequential:
+        predictions = sequence.accumulate(predictions, list(dict.fromkeys(cell.attack for cell in cells)))
     gates = run_gates(config, storage, candidates, status, cells)
     universal, patterns = measure_universal(config, storage, candidates, status, predictions, validation,
                                             shown=config.evaluate.headline[1], run=run_tasks)
     parts = {
         "not_run": not_run,
+        "cost": cost,
         "corruptions": measure_corruptions(config, storage, candidates, status, run=run_tasks),
         "codec": measure_codecs(config, storage, candidates, status, shared, run=run_tasks),
         "whole_video": measure_whole_videos(config, storage, candidates, status, predictions, run=run_tasks),
@@ -106,14 +110,26 @@ def evaluate(config: Config, storage: Storage) -> dict:
 
 
 def attack_crops(
-    model: nn.Module, crops: pa.Table, pixels: np.ndarray, cell: Cell, config: Config, device: str,
+    model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Cell, config: Config, device: str, *before: pa.Table,
     candidates: Sequence[Candidate] = (),
 ) -> pa.Table:
     """The measurement of this job: the logits of a block's crops before and after one attack."""
-    clean, adversarial = attack_block.attack_block(
-        model, pixels, crops.column("label").to_numpy(), cell, batch_size=config.evaluate.batch_size, seed=config.run.seed, device=device,
-        surrogates=surrogates.load_surrogates(cell, candidates, device))
-    return blocks.block_result(crops, clean, adversarial)
+    return sequence.measure(
+        model, crops, pixels, item, before, batch_size=config.evaluate.batch_size, seed=config.run.seed, device=device,
+        surrogates=surrogates.load_surrogates(item, candidates, device))
+
+
+def read_predictions(
+    config: Config, storage: Storage, plan: list[Block], items_of: dict[Candidate, list[Cell]]
+) -> tuple[pa.Table, list[dict]]:
+    """Every crop's logits from the kept results, and what each attack cost."""
+    tables, counts = [], {}
+    for target, items in items_of.items():
+        for candidate, item, result in collect(config, storage, [target], plan, items):
+            tables += sequence.as_predictions(result, candidate.name, item)
+            key = candidate.name, item.attack
+            counts[key] = counts.get(key, passes.Passes()) + passes.passes_of(result)
+    return check_predictions(pa.concat_tables(tables)), passes.cost_records(counts)
 
 
 def run_gates(
@@ -148,7 +164,8 @@ def summarise(
         "crops": attack_block.block_hash(content=sorted(block.content for block in plan)),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "ray", "scikit-learn")},
     }
-    return build_summary(tables, run=config.run.name, models=models, cells=cells, headline=shown_attack(config, cells),
+    return build_summary(tables, run=config.run.name, models=models, cells=cells, sequential=config.evaluate.sequential,
+                         headline=shown_attack(config, cells),
                          data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, **parts, timing=timing)
 
 

@@ -449,6 +449,10 @@ class EvaluateConfig(Section):
          "adaptive": _STANDARD | _budgets(eot=(25, 1))},
         description="named sets of attacks with their budgets"
     )
+    only_robust: list[str] = Field(
+        ["standard", "adaptive"],
+        description="suites whose attacks run in order, each only on the crops that those before have not settled"
+    )
     eot_samples: int = Field(8, ge=1, description="random views of an image in one step of eot")
     headline: tuple[str, Epsilon] = Field(
         ("worst", 0.5), description="attack (worst: the worst of all, image by image) and epsilon of the report's first line"
@@ -476,6 +480,11 @@ class EvaluateConfig(Section):
         """Of the chosen suite."""
         return self.suites[self.suite]
 
+    @property
+    def sequential(self) -> bool:
+        """Whether its attacks run only on what is still robust; see robust/evaluation/sequence.py."""
+        return self.suite in self.only_robust
+
 
 class DetectConfig(Section):
     checkpoint: str | None = resource(None, description="a folder with model.safetensors + card.json; null: the run's")
@@ -502,6 +511,8 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.evaluate.suite not in self.evaluate.suites:
             raise ValueError(f"evaluate.suite: {self.evaluate.suite!r} is not one of {', '.join(self.evaluate.suites)}")
+        if unknown := set(self.evaluate.only_robust) - self.evaluate.suites.keys() - {"standard", "adaptive"}:
+            raise ValueError(f"evaluate.only_robust: {min(unknown)!r} is not one of {', '.join(self.evaluate.suites)}")
         (attack, epsilon), attacks = self.evaluate.headline, self.evaluate.attacks
         if attack not in {*attacks, "worst"} or epsilon not in self.evaluate.epsilons:
             raise ValueError(

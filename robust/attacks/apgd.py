@@ -1,7 +1,7 @@
 """APGD: PGD with momentum whose step size halves by itself (Croce & Hein 2020, arXiv 2003.01690, algorithm 1)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +60,16 @@ def apgd(
         noise = ImageNoise.of(x, generator=generator)
         best = BestSoFar(x)
         best.update(x, loss(model(x), y))
-        target = _Target(model, y, loss, best, early_stop)
         for restart in range(restarts):
-            _climb(target, x, threat.random_start(x, noise, stream=restart), threat, steps)
+            rows = _still_right(best.loss, y, loss) if early_stop else slice(None)
+            if len(y[rows]):
+                mine = replace(noise, keys=noise.keys[rows], shape=x[rows].shape)
+                start = threat.random_start(x[rows], mine, stream=restart)
+                target = _Target(model, loss, early_stop)
+                points, losses = _climb(target, x[rows], y[rows], start, threat, steps)
+                if early_stop:
+                    points, losses = _among_all(best, rows, points, losses)
+                best.update(points, losses)
     require_logits(best.loss)
     return best.images
 
@@ -76,68 +83,108 @@ def checkpoints(steps: int) -> list[int]:
     return checks
 
 
+def _still_right(value: Tensor, y: Tensor, loss: AttackLoss) -> Tensor:
+    """Rows whose loss is not above that of the logit 0, the boundary."""
+    return (value <= loss(torch.zeros_like(value), y)).nonzero().squeeze(1)
+
+
+def _among_all(best: BestSoFar, rows: Tensor, points: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Points and losses of some images as those of all; the others have their best point and no loss."""
+    images, loss = best.images.clone(), torch.full_like(best.loss, -torch.inf, dtype=losses.dtype)
+    images[rows], loss[rows] = points, losses
+    return images, loss
+
+
 @dataclass(frozen=True)
 class _Target:
-    """The model and the loss that a path climbs; asked only for images that are still to be attacked."""
+    """What a path climbs, and whether it leaves an image at the first point of the wrong class."""
 
     model: nn.Module
-    y: Tensor
     loss: AttackLoss
-    best: BestSoFar
     early_stop: bool
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) losses and their gradients, -inf and 0 for images that are done with; keeps the best."""
-        if not self.early_stop:
-            value, gradient = value_and_input_gradient(self.model, images, self.y, self.loss)
-        else:
-            value, gradient = torch.full_like(self.best.loss, -torch.inf), torch.zeros_like(images)
-            if len(rows := self._still_right()):
-                value[rows], gradient[rows] = value_and_input_gradient(
-                    self.model, images[rows], self.y[rows], self.loss
-                )
-        self.best.update(images, value)
-        return value, gradient
 
-    def last_look(self, images: Tensor) -> None:
-        """Keeps the best, without a gradient."""
-        rows = self._still_right() if self.early_stop else slice(None)
-        value = torch.full_like(self.best.loss, -torch.inf)
-        if len(self.y[rows]):
-            value[rows] = self.loss(self.model(images[rows]), self.y[rows])
-        self.best.update(images, value)
+@dataclass
+class _Path:
+    """Where the images of a path are; every tensor has a row an image, so that images can be left behind."""
 
-    def _still_right(self) -> Tensor:
-        """Rows whose best loss is not above that of the logit 0, the boundary."""
-        at_boundary = self.loss(torch.zeros_like(self.best.loss), self.y)
-        return (self.best.loss <= at_boundary).nonzero().squeeze(1)
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
+    last_adv: Tensor
+    top: Tensor  # the point of largest loss so far
+    top_loss: Tensor
+    top_gradient: Tensor
+    step_size: Tensor
+    rises: Tensor  # moves since the last checkpoint that raised the loss
+    halved: Tensor  # at the last checkpoint
+    last_value: Tensor
+    last_top: Tensor  # top_loss at the last checkpoint
+
+    @classmethod
+    def begin(cls, x: Tensor, y: Tensor, x_adv: Tensor, step_size: float) -> "_Path":
+        of_images = torch.zeros(len(x), device=x.device)
+        never = torch.full_like(of_images, torch.inf)
+        return cls(x, y, x_adv, x_adv, x, -never, torch.zeros_like(x), torch.full_like(of_images, step_size),
+                   of_images, of_images.bool(), never, never)
+
+    def take(self, rows: Tensor) -> "_Path":
+        return _Path(*(tensor[rows] for tensor in vars(self).values()))
 
 
-def _climb(target: _Target, x: Tensor, x_adv: Tensor, threat: Threat, steps: int) -> None:
-    """One path of `steps` moves from x_adv; its points go to target.best."""
-    top, top_gradient = BestSoFar(x), BestSoFar(torch.zeros_like(x))  # of this path
-    step_size = torch.full_like(top.loss, 2 * threat.epsilon)
-    rises, halved = torch.zeros_like(top.loss), torch.zeros_like(top.loss, dtype=torch.bool)
-    last_value = last_top = torch.full_like(top.loss, torch.inf)
-    last_check, checks, last_adv = 0, checkpoints(steps), x_adv
+def _climb(
+    target: _Target, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, steps: int
+) -> tuple[Tensor, Tensor]:
+    """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses."""
+    path, last_check, checks = _Path.begin(x, y, x_adv, 2 * threat.epsilon), 0, checkpoints(steps)
+    points, losses = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64)
+    left = torch.arange(len(x), device=x.device)  # images still on their way
     for step in range(steps):
-        value, gradient = target.look(seen := round_towards(x_adv, x, x.dtype))
-        top.update(seen, value)
-        top_gradient.update(gradient, value)
-        rises += value > last_value
+        seen = round_towards(path.x_adv, path.x, x.dtype)
+        value, gradient = value_and_input_gradient(target.model, seen, path.y, target.loss)
+        higher = value > path.top_loss
+        path.top = torch.where(per_image(higher, x), seen, path.top)
+        path.top_gradient = torch.where(per_image(higher, x), gradient, path.top_gradient)
+        path.top_loss = torch.where(higher, value, path.top_loss)
+        if target.early_stop:
+            rows = _still_right(path.top_loss, path.y, target.loss)
+            if len(rows) < len(left):
+                gone = torch.ones_like(left, dtype=torch.bool).index_fill_(0, rows, False)
+                points[left[gone]], losses[left[gone]] = path.top[gone], path.top_loss[gone].double()
+                path, left, value, gradient = path.take(rows), left[rows], value[rows], gradient[rows]
+                if len(rows) == 0:
+                    return points, losses
+        path.rises = path.rises + (value > path.last_value)
         if step in checks:
-            stalls = rises < RISING_SHARE * (step - last_check)
-            halved = stalls | (~halved & (top.loss == last_top))
-            step_size = torch.where(halved, step_size / 2, step_size)
-            x_adv = torch.where(per_image(halved, x), wide(top.images), x_adv)
-            last_adv = torch.where(per_image(halved, x), x_adv, last_adv)
-            gradient = torch.where(per_image(halved, x), top_gradient.images, gradient)
-            value = torch.where(halved, top.loss, value)
-            rises, last_top, last_check = torch.zeros_like(rises), top.loss, step
-        last_value = value
-        uphill = threat.step(torch.zeros_like(x_adv), gradient, 1.0)
-        goal = threat.project(x_adv + per_image(step_size, x).to(x_adv.dtype) * uphill, x)
-        share = NEW_SHARE if step else 1.0
-        moved = x_adv + share * (goal - x_adv) + (1 - share) * (x_adv - last_adv)
-        x_adv, last_adv = threat.project(moved, x), x_adv
-    target.last_look(round_towards(x_adv, x, x.dtype))
+            value, gradient = _check_step_size(path, value, gradient, step - last_check)
+            last_check = step
+        path.last_value = value
+        _move(path, gradient, threat, NEW_SHARE if step else 1.0)
+    last = round_towards(path.x_adv, path.x, x.dtype)
+    value = target.loss(target.model(last), path.y)
+    higher = value > path.top_loss
+    points[left] = torch.where(per_image(higher, x), last, path.top)
+    losses[left] = torch.where(higher, value, path.top_loss).double()
+    return points, losses
+
+
+def _check_step_size(path: _Path, value: Tensor, gradient: Tensor, moves: int) -> tuple[Tensor, Tensor]:
+    """Where the path stalls, halves its steps and goes back to its best point; value and gradient there."""
+    stalls = path.rises < RISING_SHARE * moves
+    path.halved = halved = stalls | (~path.halved & (path.top_loss == path.last_top))
+    path.step_size = torch.where(halved, path.step_size / 2, path.step_size)
+    path.x_adv = torch.where(per_image(halved, path.x), wide(path.top), path.x_adv)
+    path.last_adv = torch.where(per_image(halved, path.x), path.x_adv, path.last_adv)
+    path.rises, path.last_top = torch.zeros_like(path.rises), path.top_loss
+    gradient = torch.where(per_image(halved, path.x), path.top_gradient, gradient)
+    return torch.where(halved, path.top_loss, value), gradient
+
+
+def _move(path: _Path, gradient: Tensor, threat: Threat, share: float) -> None:
+    """One step uphill, and 1 - share of the last move again."""
+    uphill = threat.step(path.x_adv.new_zeros(()), gradient, 1.0)
+    goal = threat.project(path.x_adv.addcmul(per_image(path.step_size, path.x).to(path.x_adv.dtype), uphill), path.x)
+    if share < 1:
+        last_move = path.x_adv - path.last_adv
+        goal = threat.project(path.x_adv.lerp(goal, share).add_(last_move, alpha=1 - share), path.x)
+    path.x_adv, path.last_adv = goal, path.x_adv

@@ -36,7 +36,7 @@ class Linf:
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point to x_adv in the ball around x and in [0, 1]; dtype of x_adv."""
         delta = (wide(x_adv) - x).clamp_(-self.epsilon, self.epsilon)
-        return round_towards((x + delta).clamp_(0, 1), x, x_adv.dtype)
+        return round_towards(delta.add_(x).clamp_(0, 1), x, x_adv.dtype)
 
     def step(self, x_adv: Tensor, gradient: Tensor, step_size: float) -> Tensor:
         """Steepest ascent in this norm: each pixel value moves by step_size; none where its gradient is zero or NaN."""

@@ -60,7 +60,7 @@ def cells(evaluate) -> list[Cell]:
                           "pictures need an attack that sees the model itself")
     return [
         Cell(name, float(epsilon), budget.steps, budget.restarts, evaluate.eot_samples if _takes(name, "samples") else 1)
-        for name, budget in sorted(evaluate.attacks.items())
+        for name, budget in (evaluate.attacks.items() if evaluate.sequential else sorted(evaluate.attacks.items()))
         for epsilon in sorted(set(evaluate.epsilons))
     ]
 

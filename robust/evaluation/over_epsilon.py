@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robust.evaluation import bootstrap, curves
+from robust.evaluation import bootstrap, curves, minimal_distances
 from robust.evaluation.bootstrap import Interval, Resamples
 
 AREA_UP_TO = 16.0
@@ -55,10 +55,17 @@ def median_epsilon(first: np.ndarray, epsilons: Sequence[float], weights: np.nda
 
 
 def minimal_epsilon(
-    clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray, video_ids: np.ndarray, epsilons: Sequence[float], draws: Resamples
+    clean: np.ndarray, adversarial: np.ndarray, labels: np.ndarray, video_ids: np.ndarray, epsilons: Sequence[float], draws: Resamples,
+    distance: np.ndarray | None = None,
 ) -> dict:
-    """The record of summary.json: median with its interval, and how many lie between which epsilons."""
+    """The record of summary.json: median with its interval, and how many lie between which epsilons.
+
+    Args:
+        distance: (n,) of a minimal-norm attack, 0-255 units, inf where it found nothing; None: there was no such attack.
+    """
     first = flip_counts(clean, adversarial, labels)
+    if distance is not None:
+        return minimal_distances.record(minimal_distances.smallest(first, distance, epsilons), video_ids, epsilons, draws)
     bounds = [0.0, *epsilons, None]
     bins = [{"above": bounds[index], "up_to": bounds[index + 1], "count": int((first == index).sum())} for index in range(len(bounds) - 1)]
     among = int((first >= 0).sum())

@@ -27,6 +27,12 @@ PREDICTION_SCHEMA = pa.schema(
     ]
 )
 
+EXTRA_FIELDS = {
+    "attacked": (pa.bool_(), True),  # false: an attack left it alone, as those before had settled it (sequence.py)
+    "distance": (pa.float32(), None),  # 0-255 units: the smallest perturbation that a minimal-norm attack found; inf: none
+}
+"""Columns that `check_predictions` adds where they are missing, with what they then hold."""
+
 CLEAN_TOLERANCE = 1e-3
 """Relative difference of clean logits from attack to attack that rounding explains."""
 
@@ -40,6 +46,7 @@ class Scores:
         labels: 1 = fake.
         datasets, methods: of each sample's video.
         clean, adversarial: logits.
+        skipped: bool: an attack left it alone (of a video: some frame), so a stronger logit may have been missed.
     """
 
     video_ids: np.ndarray
@@ -48,6 +55,7 @@ class Scores:
     methods: np.ndarray
     clean: np.ndarray
     adversarial: np.ndarray
+    skipped: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,16 +69,26 @@ class Scores:
         _, adversarial = video_scores(self.adversarial, self.video_ids)
         _, first = np.unique(self.video_ids, return_index=True)
         facts = (self.labels[first], self.datasets[first], self.methods[first])
-        return Scores(video_ids, *facts, clean, adversarial)
+        skipped = np.isin(video_ids, self.video_ids[self.skipped])
+        return Scores(video_ids, *facts, clean, adversarial, skipped)
+
+    def attacked_on(self) -> np.ndarray:
+        """(n,) logits as if every skipped sample had been driven past all others: no attack that went on could go further."""
+        beyond = np.where(self.labels == 1, self.adversarial.min() - 1, self.adversarial.max() + 1)
+        return np.where(self.skipped, beyond, self.adversarial)
 
 
 def check_predictions(table: pa.Table) -> pa.Table:
-    """The table with PREDICTION_SCHEMA, in a fixed order whatever the order of the work.
+    """The table with PREDICTION_SCHEMA and EXTRA_FIELDS, in a fixed order whatever the order of the work.
 
     Raises:
         UserError: empty, incomplete, a logit that is not finite, or clean logits that differ from attack to attack.
     """
-    table = table.select(PREDICTION_SCHEMA.names).cast(PREDICTION_SCHEMA)
+    for name, (kind, otherwise) in EXTRA_FIELDS.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([otherwise] * len(table), kind))
+    fields = [*PREDICTION_SCHEMA, *(pa.field(name, kind) for name, (kind, _) in EXTRA_FIELDS.items())]
+    table = table.select([field.name for field in fields]).cast(pa.schema(fields))
     if len(table) == 0:
         raise UserError("there are no predictions: the test split has no face crops; see the status tables of jobs.extract")
     keys = ["model", "attack", "epsilon", "video_id", "frame_index"]
@@ -140,6 +158,7 @@ def frame_scores(table: pa.Table, model: str, attack: str, epsilon: float) -> Sc
         methods=np.array(rows.column("method").to_pylist(), dtype=str),
         clean=rows.column("clean").to_numpy().astype(np.float64),
         adversarial=rows.column("adversarial").to_numpy().astype(np.float64),
+        skipped=~rows.column("attacked").to_numpy() if "attacked" in rows.column_names else np.zeros(len(rows), bool),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from robust.evaluation import abstention, bootstrap, calibration, metrics, over_epsilon
+from robust.evaluation import abstention, bootstrap, calibration, metrics, minimal_distances, over_epsilon
 from robust.evaluation.bootstrap import Interval, Resamples
 from robust.evaluation.predictions import Scores, cells_of, frame_scores, identities_of_videos, models_of
 from robust.evaluation.worst_case import WORST, with_worst_case
@@ -119,6 +119,8 @@ def attack_figures(scores: Scores, draws: Resamples, at: Mapping[str, float | No
     rates = {name: _rates(ATTACK_SHARES, logits, scores, draws, threshold) for name, threshold in at.items()}
     ece = calibration_figure(scores.adversarial, scores, draws)
     aurc = abstention_figure(scores.adversarial, scores, draws)
+    if scores.skipped.any() and ranking["auc"]["value"] is not None:
+        ranking["auc"]["at_least"] = metrics.auc(scores.attacked_on(), scores.labels)
     return {"robust_auc": ranking["auc"], "ece": ece, "aurc": aurc, "at": rates}
 
 
@@ -146,6 +148,7 @@ def over_epsilon_records(predictions: pa.Table, draws: Resamples) -> list[dict]:
     for model in models_of(predictions):
         frames = [frame_scores(predictions, model, attack, epsilon) for epsilon in epsilons]
         for level, cells in (("frame", frames), ("video", [part.videos() for part in frames])):
+            measured = minimal_distances.of_frames(predictions, model) if level == "frame" else None
             for group in [group for group in groups_of(cells[0]) if group.kind != "real"]:
                 mask = group.mask(cells[0])
                 chosen = [part.select(mask) for part in cells]
@@ -156,7 +159,8 @@ def over_epsilon_records(predictions: pa.Table, draws: Resamples) -> list[dict]:
                     value, interval, end = over_epsilon.area_under_auc(*facts)
                     area = {**estimate(value, interval), "range": [0.0, end]}
                 records.append({"model": model, "level": level, "group": group.name, "kind": group.kind, "attack": attack,
-                                "minimal_epsilon": over_epsilon.minimal_epsilon(*facts), "mean_robust_auc": area})
+                                "mean_robust_auc": area, "minimal_epsilon": over_epsilon.minimal_epsilon(
+                                    *facts, distance=None if measured is None else measured[mask])})
     return records
 
 

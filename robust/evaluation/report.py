@@ -138,10 +138,13 @@ def _point(epsilon: float, figure: Mapping) -> Point | None:
 def _histogram(summary: Mapping) -> Markup:
     """Share of each model's caught fakes, frames, by the smallest epsilon that turns them."""
     found = [find(summary["over_epsilon"], model=model["name"], level="frame", group="all")["minimal_epsilon"] for model in summary["models"]]
-    labels = [f"> {row['above']:g}" if row["up_to"] is None else f"≤ {row['up_to']:g}" for row in found[0]["bins"]]
+    at_most, x_label = "≤ ", "smallest epsilon that turns it"
+    if "exact" in found[0]:  # more bins, less room
+        at_most, x_label = "", f"{x_label}, at most"
+    labels = [f"> {row['above']:g}" if row["up_to"] is None else f"{at_most}{row['up_to']:g}" for row in found[0]["bins"]]
     series = [(model["name"], index, [row["count"] / max(1, minimal["among"]) for row in minimal["bins"]])
               for index, (model, minimal) in enumerate(zip(summary["models"], found, strict=True))]
-    return Markup(bar_chart(labels, series, title="Minimal epsilon of the caught fakes, frames", x_label="smallest epsilon that turns it"))
+    return Markup(bar_chart(labels, series, title="Minimal epsilon of the caught fakes, frames", x_label=x_label))
 
 
 def _risk_charts(summary: Mapping) -> list[dict]:

@@ -51,6 +51,7 @@ def build_summary(
     run: str,
     models: Sequence[EvaluatedModel],
     cells: Sequence[Cell],
+    sequential: bool = False,
     headline: tuple[str, float],
     data: Mapping,
     settings: Mapping,
@@ -64,6 +65,7 @@ def build_summary(
     universal: Mapping | None = None,
     export: Mapping | None = None,
     comparators: Mapping | None = None,
+    cost: Sequence[Mapping] = (),
     timing: Mapping | None = None,
 ) -> dict:
     """The document.
@@ -71,7 +73,8 @@ def build_summary(
     Args:
         tables: from `protocol.build_tables`.
         models: in the order of the report, the baseline first.
-        cells: attacks and epsilons that were run.
+        cells: attacks and epsilons that were run, in order.
+        sequential: whether each attack's rows are "after it and those before it" (sequence.py).
         headline: attack and epsilon of the first sentence, the charts and the gallery.
         data: counts of videos by status, and the list of those skipped.
         settings: what the figures depend on: configuration, hashes, versions.
@@ -86,9 +89,10 @@ def build_summary(
         universal: from `universal_table.universal_figures`; None: it was not measured.
         export: where the adversarial examples are, and what is left of the attack in them; None: none were written.
         comparators: from `comparators.read_comparators`; None: no benchmark was run.
+        cost: from `passes.cost_records`.
         timing: seconds; everything that may differ between two runs of the same evaluation goes here.
     """
-    attacks, (attack, epsilon), verdict = _attacks(cells), headline, judge(gates)
+    attacks, (attack, epsilon), verdict = _attacks(cells, sequential=sequential), headline, judge(gates)
     names = [model.name for model in models]
     summary = {
         "schema": SCHEMA,
@@ -118,6 +122,7 @@ def build_summary(
         "universal": universal,
         "export": export,
         "comparators": comparators,
+        "cost": list(cost),
         "settings": dict(settings),
         TIMING: dict(timing or {}),
     }
@@ -148,8 +153,8 @@ def worst_groups(tables: Mapping, models: Sequence[str], attack: str, epsilon: f
     return found
 
 
-def _attacks(cells: Sequence[Cell]) -> dict[str, dict]:
-    """What the report says of each attack, and of the worst case if there are several."""
+def _attacks(cells: Sequence[Cell], *, sequential: bool) -> dict[str, dict]:
+    """What the report says of each attack, and of the worst case if there are several; "+ FMN-50" is after those before it."""
     budgets = {cell.attack: cell for cell in cells}
     attacks = {
         name: {"attack": name, "steps": cell.steps, "restarts": cell.restarts, "label": cell.label, "norm": "linf"}
@@ -157,6 +162,8 @@ def _attacks(cells: Sequence[Cell]) -> dict[str, dict]:
     }
     if len(attacks) > 1:
         label = label_of_worst([attack["label"] for attack in attacks.values()])
+        for attack in list(attacks.values())[1:]:
+            attack |= {"label": f"+ {attack['label']}", "cumulative": True} if sequential else {}
         attacks[WORST] = {"attack": WORST, "steps": None, "restarts": None, "label": label, "norm": "linf"}
     return attacks
 

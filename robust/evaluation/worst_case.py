@@ -31,7 +31,11 @@ def with_worst_case(predictions: pa.Table) -> pa.Table:
     )
     columns = [ranked.column(key).to_numpy(zero_copy_only=False) for key in keys]
     first = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    worst = ranked.drop_columns("loss").filter(pa.array(np.concatenate([[True], first])))
+    starts = np.concatenate([[True], first])
+    worst = ranked.drop_columns("loss").filter(pa.array(starts))
+    if "attacked" in worst.column_names:  # by every attack
+        by_all = np.logical_and.reduceat(ranked.column("attacked").to_numpy(), np.flatnonzero(starts))
+        worst = worst.set_column(worst.schema.get_field_index("attacked"), "attacked", pa.array(by_all))
     place = worst.schema.get_field_index("attack")
     worst = worst.set_column(place, "attack", pa.array([WORST] * len(worst), predictions.schema.field("attack").type))
     return pa.concat_tables([predictions, worst.cast(predictions.schema)])

@@ -104,7 +104,7 @@ def _shrink_head(backbone: nn.Module) -> None:
     head = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None
     if not isinstance(head, nn.Linear):
         return
-    usual, drawn = (3 * head.in_features) ** -0.5, float(head.weight.std())
+    usual, drawn = (3 * head.in_features) ** -0.5, float(head.weight.detach().std())
     if drawn > 2 * usual:
         with torch.no_grad():
             head.weight.mul_(usual / drawn)

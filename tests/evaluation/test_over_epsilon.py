@@ -1,11 +1,12 @@
 """Minimal epsilon, area over epsilon and abstention, by hand; the tables take them from the worst case."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_up import made_up_predictions
 from sklearn.metrics import roc_auc_score
 
-from robust.evaluation import abstention, bootstrap, over_epsilon
+from robust.evaluation import abstention, bootstrap, minimal_distances, over_epsilon
 from robust.evaluation.predictions import frame_scores
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.summary import find, worst_groups
@@ -49,6 +50,35 @@ def test_the_record_says_between_which_epsilons_and_where_the_interval_is_open()
     assert none["value"] is None and "more than 4" in none["reason"]
     at_once = over_epsilon.minimal_epsilon(clean, -np.ones((3, count)), labels, ids, EPSILONS, draws)
     assert at_once["value"] is None and at_once["low"] is None and at_once["at_most"] == EPSILONS[0]
+
+
+def test_measured_distances_give_the_median_itself_where_they_are_smaller_than_the_evaluated_epsilon():
+    first = np.array([0, 0, 1, 2, 3, 3, -1])
+    distance = np.array([0.11, np.inf, 1.5, 9.0, 7.5, np.inf, 0.3])
+    minimal = minimal_distances.smallest(first, distance, EPSILONS)
+    np.testing.assert_array_equal(minimal, [0.11, 1.0, 1.5, 4.0, 7.5, np.inf, np.nan])
+    for weights in (np.ones(6), np.array([0, 3, 1, 0, 1, 2])):
+        spread = np.repeat(minimal[:6], weights.astype(int))
+        by_hand = np.quantile(np.where(np.isinf(spread), 99, spread), 0.5, method="inverted_cdf")
+        assert minimal_distances.weighted_median(np.where(np.isinf(minimal[:6]), 99, minimal[:6]), weights[None])[0] == by_hand
+    ids, draws = draws_of(7)
+    clean, labels = np.where(first < 0, -1.0, 1), np.ones(7, int)
+    adversarial = np.where((first >= 0) & (first <= np.arange(3)[:, None]), -1.0, 1)
+    record = over_epsilon.minimal_epsilon(clean, adversarial, labels, ids, EPSILONS, draws, distance=distance)
+    assert record["value"] == 1.5 and record["exact"] and record["among"] == 6 and record["low"] <= 1.5
+    assert {(row["above"], row["up_to"]): row["count"] for row in record["bins"]} == {
+        (0, 0.25): 1, (0.25, 0.5): 0, (0.5, 1): 1, (1, 2): 1, (2, 4): 1, (4, None): 2}
+    none = over_epsilon.minimal_epsilon(-clean[:6], adversarial[:, :6], labels[:6], ids[:6], EPSILONS, draws, distance=distance[:6])
+    assert none["value"] is None and none["among"] == 0 and [row["up_to"] for row in none["bins"]] == [row["up_to"] for row in record["bins"]]
+
+
+def test_the_distances_reach_the_record_of_frames_and_not_of_videos():
+    predictions = made_up_predictions(identities=12, frames=2)
+    values = np.where(np.array(predictions.column("attack").to_pylist()) == "pgd", 0.03, np.nan)
+    predictions = predictions.append_column("distance", pa.array(values, pa.float32(), from_pandas=True))
+    tables = build_tables(predictions, {}, resamples=30, seed=0)
+    frame, video = (find(tables["over_epsilon"], model="defended", level=level, group="fine")["minimal_epsilon"] for level in ("frame", "video"))
+    assert frame["value"] == pytest.approx(0.03) and frame["bins"][0]["count"] == frame["among"] and "exact" not in video
 
 
 def test_area_ends_at_16_or_at_what_was_measured():

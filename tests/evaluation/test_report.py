@@ -9,6 +9,7 @@ import pytest
 from made_up import CELLS, made_up_models, made_up_predictions, made_up_strips, made_up_summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from robust.evaluation.passes import Passes, cost_records
 from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
@@ -174,6 +175,17 @@ def test_event_files_hold_the_figures_and_the_images(summary, tmp_path):
     assert len(events.Scalars("robust_auc/fgsm/video/fine")) == 5
     assert {tag.split("/")[1] for tag in events.Tags()["images"]} == {"coarse", "blended", "fine"}
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_rows_of_a_sequential_suite_and_the_passes_are_on_the_page():
+    cost = cost_records({("baseline", "fgsm"): Passes(20, 20, 60, 20), ("defended", "pgd"): Passes(20, 5, 115, 100, 10, 10)})
+    told = made_up_summary(resamples=10, sequential=True, cost=cost)
+    assert [attack["label"] for attack in told["attacks"]] == ["FGSM", "+ PGD-20", "the worst of FGSM, PGD-20"]
+    page = render(told)
+    rows = re.findall(r"<tr[^>]*>.*?</tr>", page[page.index("passes an image"):], re.DOTALL)[:2]
+    values = [[re.sub("<[^>]*>", "", cell) for cell in re.findall("<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+    assert values == [["FGSM", "baseline", "100.0", "3.0", "1.0"], ["+ PGD-20", "defended", "25.0", "6.2", "5.5"]]
+    assert "A row with a + tells of all attacks" in page and "A row with a +" not in render(made_up_summary(resamples=10))
 
 
 def test_minimal_epsilon_worst_kind_and_abstention_are_on_the_page(summary, page):

@@ -217,6 +217,42 @@ def test_a_stopped_job_goes_on_from_its_finished_blocks(folder, by_hand):
     assert without_timing(summary_of(folder)) == without_timing(first)
 
 
+def test_a_sequential_suite_killed_between_two_attacks_goes_on_and_ends_the_same(folder, by_hand, monkeypatch):
+    suite = {"pgd": {"steps": 2}, "fmn": {"steps": 2}, "square": {"steps": 5}}
+    config = config_of(folder, epsilons=[0.5, 2], suites={"tiny": suite}, only_robust=["tiny"], bootstrap=10, gates={"enabled": False})
+    storage = Storage.from_config(config.storage)
+    monkeypatch.setattr(job, "find_candidates", lambda *_, found=job.find_candidates(config, storage)[:1]: found)
+    storage.delete_prefix(f"{RUN}/evaluate/blocks")
+    whole = job.evaluate(config, storage)
+    first, kept = summary_of(folder), storage.list(f"{RUN}/evaluate/blocks")
+    assert len(kept) == whole["blocks_computed"] == 6 * (2 + 1 + 2)  # blocks, attacks: fmn once
+    assert [attack["label"] for attack in first["attacks"]][:3] == ["PGD-2", "+ FMN-2", "+ SQUARE-5"]
+    shares = {(one["model"], one["attack"]): one["attacked"] / one["crops"] for one in first["cost"]}
+    assert shares["baseline", "fmn"] == 1 and 0 < shares["baseline", "square"] < shares["baseline", "pgd"] <= 1
+
+    storage.delete_prefix(f"{RUN}/evaluate/blocks")
+    write, written = Storage.write_table, []
+
+    def killed(storage, key, table, **settings):
+        if "/blocks/" in key and len(written) % 4 == 3:  # each task dies in the middle of its attacks
+            written.append(None)
+            raise KeyboardInterrupt
+        written.append(key)
+        return write(storage, key, table, **settings)
+
+    monkeypatch.setattr(Storage, "write_table", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            job.evaluate(config, storage)
+    monkeypatch.setattr(Storage, "write_table", write)
+    for key in storage.list(f"{RUN}/evaluate/blocks")[::4]:
+        storage.delete(key)
+    assert 0 < job.evaluate(config, storage)["blocks_computed"] < len(kept)
+    assert storage.list(f"{RUN}/evaluate/blocks") == kept
+    assert without_timing(summary_of(folder)) == without_timing(first)
+    storage.delete_prefix(f"{RUN}/evaluate/blocks")
+
+
 class MaskedGradient(nn.Module):
     """The model behind a rounding of its input, which leaves no gradient."""
 
