@@ -30,6 +30,7 @@ from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
 from robust.training.loop import Place
+from robust.training.recipes import stage_of
 from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
 from robust.training.state import save_state
 from robust.version import code_version
@@ -68,6 +69,7 @@ def train(config: Config, storage: Storage) -> dict:
 def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     """The recipe of a model; the search's winner replaces settings of the defended one where `tune.winner` says so."""
     recipe: RecipeConfig = getattr(config.train, name)
+    stage_of(recipe, epoch=0)  # an unknown recipe is an error here, not in every worker
     tuned: Tuned | None = tuned_settings(config, storage) if name == "defended" else None
     if tuned is not None:
         recipe = tuned.apply(recipe)

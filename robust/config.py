@@ -162,7 +162,7 @@ class LipschitzConfig(Section):
 
 
 class RecipeConfig(Section):
-    recipe: str = Field("adversarial", description="a recipe of robust/training/recipes")
+    recipe: str = Field("madry", description="a recipe of robust/training/recipes")
     epochs: int = Field(20, ge=1, description="passes over the training crops")
     attack: AttackConfig = AttackConfig()
     lipschitz: LipschitzConfig = LipschitzConfig()

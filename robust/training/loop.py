@@ -24,8 +24,9 @@ from robust.errors import UserError
 from robust.training.averaging import WeightAverage
 from robust.training.modes import set_training
 from robust.training.objective import Objective
-from robust.training.recipes import recipe_named
+from robust.training.recipes import stage_of
 from robust.training.schedule import cosine_rate, rising_epsilon
+from robust.training.step import take_step
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -45,7 +46,8 @@ class Training:
     """All that changes while a model trains; what a checkpoint must hold to go on."""
 
     network: nn.Module
-    objective: nn.Module  # the network in its objective, wrapped for DDP where there are several workers
+    terms: Objective  # the network in its objective
+    objective: nn.Module  # the same, wrapped for DDP where there are several workers
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     epoch: int = 0  # epochs finished
@@ -80,7 +82,8 @@ def start_training(
     extra = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), lr=rate, weight_decay=settings.weight_decay, **extra)
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay > 0 else None
-    return Training(network, wrap(Objective(network, recipe)), optimizer, average)
+    terms = Objective(network, recipe)
+    return Training(network, terms, wrap(terms), optimizer, average)
 
 
 def train_epoch(
@@ -95,7 +98,8 @@ def train_epoch(
     epoch = training.epoch
     batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch, balance=settings.balance)
     steps, total = len(batches), len(batches) * recipe.epochs
-    perturb = recipe_named(recipe.recipe)
+    recipe = stage_of(recipe, epoch=epoch)
+    training.terms.begin(recipe)
     sums: dict[str, torch.Tensor] = {}
     finite = torch.zeros((), device=place.device)
     waited, started = 0.0, time.perf_counter()
@@ -112,7 +116,7 @@ def train_epoch(
         )
         epsilon = rising_epsilon(now, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
         with _own_draws(seed, now, place):
-            terms, adversarial = _step(training, x, y, settings, recipe, perturb, rate=rate, epsilon=epsilon, seed=seed, now=now)
+            terms, adversarial = take_step(training, x, y, settings, recipe, rate=rate, epsilon=epsilon, seed=seed, now=now)
         finite += terms["total"].isfinite()
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value
@@ -139,29 +143,10 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
         yield
 
 
-def _step(training, x, y, settings, recipe, perturb, *, rate, epsilon, seed, now):
-    """Attack, one forward and backward of the objective, one update. Nothing here waits for the device."""
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-    half = settings.precision == "bfloat16"
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + now)
-        adversarial = perturb(training.network, x, y, recipe.attack, epsilon=epsilon, generator=generator)
-        terms = training.objective(x, adversarial, y)
-    training.optimizer.zero_grad(set_to_none=True)
-    terms["total"].backward()
-    if settings.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(training.network.parameters(), settings.gradient_clip)
-    training.optimizer.step()
-    if training.average is not None:
-        training.average.update(training.network)
-    return {name: value.detach() for name, value in terms.items()}, adversarial
-
-
 def _feed(
     batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch: indices, (N, 3, S, S) pixels and (N,) labels; made ahead in a thread."""
+    """This worker's part of each batch: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU; made ahead in a thread."""
 
     def make(step: int):
         places = np.arange(place.rank, settings.batch_size, place.world)
@@ -172,7 +157,7 @@ def _feed(
 
     def moved(item):
         indices, x, y = item
-        return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y.to(place.device, non_blocking=True)
+        return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y
 
     if place.loader_threads == 0:
         yield from (moved(make(step)) for step in range(len(batches)))

@@ -1,6 +1,6 @@
-"""What one training step minimises.
+"""What one training step minimises: the recipe's loss and the Lipschitz term.
 
-    (1 - share) * BCE(clean) + share * BCE(adversarial) + weight * Lipschitz
+    loss(clean logits, adversarial logits) + weight * Lipschitz
 
 It is a module of its own so that DistributedDataParallel wraps all of it: one forward and one backward a step through DDP,
 however many passes of the network the terms need, hence one reduction of the gradients.
@@ -10,52 +10,60 @@ mixture is a setting.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from robust.config import PIXEL, RecipeConfig
 from robust.training.lipschitz import lipschitz_term
 from robust.training.modes import evaluation_mode
+from robust.training.recipes import recipe_named, stage_of
 
 
 class Objective(nn.Module):
     """
     Args:
         network: the detector.
-        recipe: mixture, Lipschitz settings, the attack's epsilon (the length of the finite difference).
+        settings: the recipe, its mixture, Lipschitz settings, the attack's epsilon (the length of the finite difference).
+
+    `settings` are those of the epoch being trained (`begin`).
     """
 
-    def __init__(self, network: nn.Module, recipe: RecipeConfig):
+    def __init__(self, network: nn.Module, settings: RecipeConfig):
         super().__init__()
         self.network = network
-        self.recipe = recipe
+        self.settings = stage_of(settings, epoch=0)
 
-    def forward(self, clean: torch.Tensor, adversarial: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def begin(self, settings: RecipeConfig) -> None:
+        """The settings of an epoch, as of `stage_of`."""
+        self.settings = settings
+
+    def forward(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """
         Args:
             clean, adversarial: (N, 3, H, W) in [0, 1]; the same tensor when there is no attack.
             labels: (N,) 1 = fake.
         Returns:
-            scalars total (to minimise), clean, adversarial, lipschitz (detached, to log).
+            scalars: total (to minimise), lipschitz and the loss's own terms (detached, to log).
         """
-        share = self.recipe.adversarial_share if adversarial is not clean else 0.0
-        zero = clean.new_zeros(())
-        targets = labels.to(clean.dtype)
-        if 0 < share < 1:
-            logits = self.network(torch.cat([clean, adversarial])).float()
-            on_clean, on_adversarial = (F.binary_cross_entropy_with_logits(part, targets) for part in logits.chunk(2))
-        else:
-            point = clean if share == 0 else adversarial
-            loss = F.binary_cross_entropy_with_logits(self.network(point).float(), targets)
-            on_clean, on_adversarial = (loss, zero) if share == 0 else (zero, loss)
-        slope = self._slope(clean, adversarial) if self.recipe.lipschitz.weight > 0 else zero
-        total = (1 - share) * on_clean + share * on_adversarial + self.recipe.lipschitz.weight * slope
-        return {"total": total, "clean": on_clean.detach(), "adversarial": on_adversarial.detach(), "lipschitz": slope.detach()}
+        on_clean, on_adversarial = self._logits(clean, adversarial)
+        terms = recipe_named(self.settings.recipe).loss(on_clean, on_adversarial, labels.to(clean.dtype), self.settings)
+        weight = self.settings.lipschitz.weight
+        slope = self._slope(clean, adversarial) if weight > 0 else clean.new_zeros(())
+        return {**{name: value.detach() for name, value in terms.items()}, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
 
-    def _slope(self, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-        settings = self.recipe.lipschitz
+    def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Of the points that the recipe looks at; all clean where nothing was attacked."""
+        points = recipe_named(self.settings.recipe).looks_at(self.settings)
+        if adversarial is clean or points == ("clean",):
+            return self.network(clean).float(), None
+        if points == ("adversarial",):
+            return None, self.network(adversarial).float()
+        on_clean, on_adversarial = self.network(torch.cat([clean, adversarial])).float().chunk(2)
+        return on_clean, on_adversarial
+
+    def _slope(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+        settings = self.settings.lipschitz
         point = adversarial if settings.at == "adversarial" else clean
-        h = max(self.recipe.attack.epsilon, 0.5) * PIXEL
+        h = max(self.settings.attack.epsilon, 0.5) * PIXEL
         # In half precision the two logits of a finite difference round to the same number: h is below a step of bfloat16.
         halved = torch.is_autocast_enabled(clean.device.type) and settings.kind == "exact"
         with evaluation_mode(self.network), torch.autocast(clean.device.type, dtype=torch.bfloat16, enabled=halved):
