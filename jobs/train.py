@@ -77,7 +77,7 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     if takes is not None:
         recipe = recipe.model_copy(update={"epochs": config.tune.epochs})
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    settings = config.train.model_dump(mode="json", include={"batch_size", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
+    settings = config.train.model_dump(mode="json", include={"batch_size", "accumulate", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
                                                "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
@@ -215,6 +215,7 @@ def _log(log: EventLog, epoch: int, figures, scores) -> None:
     log.scalars({f"loss/{name}": value for name, value in figures.losses.items()}, epoch)
     log.scalars({"learning rate": figures.learning_rate, "epsilon": figures.epsilon, "images per second": figures.images_per_second,
                  "data wait share": figures.data_wait_share}, epoch)
+    log.scalars({f"probe/{name}": value for name, value in figures.probe.items()}, epoch)
     log.scalars({f"validation/{name}": value for name, value in (scores or {}).items()}, epoch)
     if figures.examples is not None:
         log.adversarial_examples(*figures.examples, epoch)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from robust.data.inputs import to_tensor
 from robust.data.order import draw_seeds, epoch_batches
 from robust.errors import UserError
 from robust.training.averaging import WeightAverage
+from robust.training.collapse import CollapseGuard
 from robust.training.modes import set_training
 from robust.training.objective import Objective
 from robust.training.recipes import stage_of
@@ -51,6 +53,8 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     epoch: int = 0  # epochs finished
+    collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
+    perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
 
     @property
     def scored(self) -> nn.Module:
@@ -71,6 +75,7 @@ class EpochFigures:
     images_per_second: float
     data_wait_share: float
     examples: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+    probe: dict[str, float] = field(default_factory=dict)  # of the collapse check, where there was one
 
 
 def start_training(
@@ -98,8 +103,11 @@ def train_epoch(
     epoch = training.epoch
     batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch, balance=settings.balance)
     steps, total = len(batches), len(batches) * recipe.epochs
-    recipe = stage_of(recipe, epoch=epoch)
+    recipe = stage_of(recipe, epoch=epoch, collapsed=training.collapsed)
     training.terms.begin(recipe)
+    epsilon_at = partial(rising_epsilon, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
+    training.perturbation = None
+    guard = CollapseGuard.of(training, crops, recipe, epsilon=epsilon_at((epoch + 1) * steps - 1), seed=seed, place=place)
     sums: dict[str, torch.Tensor] = {}
     finite = torch.zeros((), device=place.device)
     waited, started = 0.0, time.perf_counter()
@@ -114,7 +122,7 @@ def train_epoch(
         rate = cosine_rate(
             now, total=total, highest=recipe.learning_rate or settings.learning_rate, lowest=settings.min_learning_rate, warmup=settings.warmup_steps
         )
-        epsilon = rising_epsilon(now, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
+        epsilon = epsilon_at(now)
         with _own_draws(seed, now, place):
             terms, adversarial = take_step(training, x, y, settings, recipe, rate=rate, epsilon=epsilon, seed=seed, now=now)
         finite += terms["total"].isfinite()
@@ -127,11 +135,12 @@ def train_epoch(
         videos = sorted(set(crops.video_ids[batches[step, place.rank::place.world]]))
         raise UserError(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
                         "lower the learning rate or epsilon")
+    probe = guard.check() if guard is not None else {}
     training.epoch += 1
     seconds = time.perf_counter() - started
     drawn = steps * settings.batch_size
     examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
-    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples)
+    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe)
 
 
 @contextmanager
@@ -146,7 +155,7 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
 def _feed(
     batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU; made ahead in a thread."""
+    """This worker's part of each batch, made ahead in a thread: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
 
     def make(step: int):
         places = np.arange(place.rank, settings.batch_size, place.world)

@@ -47,8 +47,9 @@ class Objective(nn.Module):
         on_clean, on_adversarial = self._logits(clean, adversarial)
         terms = recipe_named(self.settings.recipe).loss(on_clean, on_adversarial, labels.to(clean.dtype), self.settings)
         weight = self.settings.lipschitz.weight
-        slope = self._slope(clean, adversarial) if weight > 0 else clean.new_zeros(())
-        return {**{name: value.detach() for name, value in terms.items()}, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
+        slope = self._slope(clean, adversarial, labels) if weight > 0 else clean.new_zeros(())
+        told = {name: value.detach() for name, value in terms.items()}
+        return {**told, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
 
     def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Of the points that the recipe looks at; all clean where nothing was attacked."""
@@ -60,11 +61,12 @@ class Objective(nn.Module):
         on_clean, on_adversarial = self.network(torch.cat([clean, adversarial])).float().chunk(2)
         return on_clean, on_adversarial
 
-    def _slope(self, clean: Tensor, adversarial: Tensor) -> Tensor:
+    def _slope(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Tensor:
         settings = self.settings.lipschitz
         point = adversarial if settings.at == "adversarial" else clean
         h = max(self.settings.attack.epsilon, 0.5) * PIXEL
         # In half precision the two logits of a finite difference round to the same number: h is below a step of bfloat16.
         halved = torch.is_autocast_enabled(clean.device.type) and settings.kind == "exact"
         with evaluation_mode(self.network), torch.autocast(clean.device.type, dtype=torch.bfloat16, enabled=halved):
-            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h)
+            told = labels if settings.of == "loss" else None
+            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h, labels=told)

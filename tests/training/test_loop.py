@@ -85,6 +85,25 @@ def test_the_steps_gradient_is_that_of_the_objective_alone(more):
     assert int(training.network.features[1].num_batches_tracked) == int(smooth().features[1].num_batches_tracked) + 1
 
 
+@pytest.mark.parametrize("more", [
+    {}, {"recipe": "trades", "awp": 0.05, "lipschitz": {"weight": 0.5}}, {"recipe": "free", "replays": 2},
+])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(more, parts):
+    # 8 images in parts of 3, 3 and 2 as well; with batch norm frozen no image sees its neighbours.
+    gradients, examples, terms = [], [], []
+    for accumulate in (1, parts):
+        train_recipe = recipe(**ATTACKED, **more)
+        train_settings = settings(optimizer="sgd", batch_norm="frozen", accumulate=accumulate)
+        training = start_training(smooth().eval(), train_settings, train_recipe, device=CPU)
+        told, seen = take_step(training, *images(), train_settings, train_recipe, rate=0.0, epsilon=2.0, seed=1, now=5)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.network.parameters()]))
+        examples.append(seen)
+        terms.append({name: value.item() for name, value in told.items()})
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6) and torch.allclose(*examples, atol=1e-6)
+    assert terms[0] == pytest.approx(terms[1], rel=1e-3)
+
+
 def test_gradients_of_the_last_step_do_not_stay():
     train_recipe, train_settings = recipe(**ATTACKED), settings(optimizer="sgd")
     training = start_training(smooth().eval(), train_settings, train_recipe, device=CPU)

@@ -1,10 +1,13 @@
 """Training recipes, one file each in the same loop. A new one is a file beside these and a line here."""
 from robust.config import RecipeConfig
 from robust.errors import ConfigError
-from robust.training.recipes import madry
+from robust.training.recipes import fast, flagship, free, gradnorm, madry, mart, reference, trades
 from robust.training.recipes.base import Recipe
 
-RECIPES: dict[str, Recipe] = {"madry": madry.RECIPE}
+RECIPES: dict[str, Recipe] = {
+    "madry": madry.RECIPE, "fast": fast.RECIPE, "free": free.RECIPE, "trades": trades.RECIPE, "mart": mart.RECIPE,
+    "gradnorm": gradnorm.RECIPE, "reference": reference.RECIPE, "flagship": flagship.RECIPE,
+}
 
 
 def recipe_named(name: str) -> Recipe:
@@ -14,11 +17,16 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def stage_of(settings: RecipeConfig, *, epoch: int) -> RecipeConfig:
+def stage_of(settings: RecipeConfig, *, epoch: int, collapsed: bool = False) -> RecipeConfig:
     """What an epoch is trained with: settings whose recipe has no stages of its own.
 
+    Args:
+        collapsed: a single-step attack has been fooled before in this run: it is PGD from then on.
     Raises:
         ConfigError: an unknown recipe, or settings that one cannot work with.
     """
-    stage = recipe_named(settings.recipe).stage(settings, epoch)
-    return stage if stage.recipe == settings.recipe else stage_of(stage, epoch=epoch)
+    recipe = recipe_named(settings.recipe)
+    stage = recipe.stage(settings, epoch)
+    if collapsed and recipe.single_step:
+        stage = settings.model_copy(update={"recipe": "madry"})
+    return stage if stage.recipe == settings.recipe else stage_of(stage, epoch=epoch, collapsed=collapsed)

@@ -66,18 +66,16 @@ def both_or_one(share: float) -> tuple[str, ...]:
     return ("clean",) if share == 0 else ("adversarial",) if share == 1 else ("clean", "adversarial")
 
 
-def of_chosen(attack: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, settings: AttackConfig, *, told: Tensor | None = None) -> Tensor:
+def of_chosen(attack: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, settings: AttackConfig) -> Tensor:
     """The batch, attacked as `attack.targets` says.
 
     Fakes only: somebody who has a forgery wants it called real; hardly anybody wants his real video called fake. The detector
     then needs a margin of epsilon instead of two (a fake may move towards real, a real one stays), and the attack costs half.
 
     Args:
-        attack: (M, 3, H, W) images and (M,) of what it is told of them, to images.
-        told: (N,) what the attack is told of each image; None: the labels.
+        attack: (M, 3, H, W) images and their (M,) labels, to images.
     """
-    told = y if told is None else told
-    return attack_chosen(attack, x, told, y == 1) if settings.targets == "fake" else attack(x, told)
+    return attack_chosen(attack, x, y, y == 1) if settings.targets == "fake" else attack(x, y)
 
 
 def ball(settings: AttackConfig, epsilon: float) -> Threat:
@@ -92,5 +90,6 @@ def step_size_of(settings: AttackConfig, epsilon: float) -> float | None:
 
 def bernoulli_kl(of: Tensor, to: Tensor) -> Tensor:
     """(N,) Kullback-Leibler divergences of Bernoulli(sigmoid(of)) from Bernoulli(sigmoid(to)), in nats; finite for any logits."""
+    narrow, of, to = torch.promote_types(of.dtype, torch.float32), of.double(), to.double()  # near each other the terms cancel
     p = torch.sigmoid(of)
-    return p * (F.logsigmoid(of) - F.logsigmoid(to)) + (1 - p) * (F.logsigmoid(-of) - F.logsigmoid(-to))
+    return (p * (F.logsigmoid(of) - F.logsigmoid(to)) + (1 - p) * (F.logsigmoid(-of) - F.logsigmoid(-to))).to(narrow)

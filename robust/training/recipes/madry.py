@@ -12,7 +12,9 @@ from robust.config import RecipeConfig
 from robust.training.recipes.base import Recipe, ball, of_chosen, step_size_of
 
 
-def perturb(network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator) -> Tensor:
+def perturb(
+    network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator
+) -> Tensor:
     """PGD examples inside the ball; `x` itself where epsilon is 0."""
     attack = settings.attack
     if epsilon == 0:
