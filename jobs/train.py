@@ -78,7 +78,7 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
         recipe = recipe.model_copy(update={"epochs": config.tune.epochs})
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     settings = config.train.model_dump(mode="json", include={"batch_size", "accumulate", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
-                                               "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
+                                               "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "fold", "balance", "select_by", "validation"})
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
     return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)

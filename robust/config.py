@@ -209,6 +209,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="weight averaging; the average is scored and saved; 0: off")
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
+    fold: bool = Field(True, description="attack with batch norms folded into the convolutions: the same function, faster")
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
     select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
     validation: ValidationConfig = ValidationConfig()

@@ -26,7 +26,8 @@ KINDS = ("exact", "finite_difference")
 
 
 def lipschitz_term(
-    model: nn.Module, x: torch.Tensor, *, kind: str, norm: str, h: float = 1 / 255, labels: torch.Tensor | None = None
+    model: nn.Module, x: torch.Tensor, *, kind: str, norm: str, h: float = 1 / 255, labels: torch.Tensor | None = None,
+    logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The term, differentiable for the model's parameters.
 
@@ -36,13 +37,16 @@ def lipschitz_term(
         kind: exact or finite_difference.
         norm: l2 (squared) or l1.
         labels: (N,) 1 = fake: the slope is that of each image's cross-entropy; None: of its logit.
+        logits: (N,) of x, if there already: computed from this very x, which then requires a gradient.
         h: length of the finite difference, [0, 1] units, in the norm of its direction (L2 length; largest change for l1).
     Returns:
         a scalar.
     """
     with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        value = _value(model(x), labels)
+        if logits is None:
+            x = x.detach().requires_grad_(True)
+            logits = model(x)
+        value = _value(logits, labels)
         (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=kind == "exact", retain_graph=True)
         if kind == "exact":
             flat = gradient.flatten(1)

@@ -24,6 +24,7 @@ from robust.data.order import draw_seeds, epoch_batches
 from robust.errors import UserError
 from robust.training.averaging import WeightAverage
 from robust.training.collapse import CollapseGuard
+from robust.training.folding import FoldedNetwork
 from robust.training.modes import set_training
 from robust.training.objective import Objective
 from robust.training.recipes import stage_of
@@ -52,14 +53,24 @@ class Training:
     objective: nn.Module  # the same, wrapped for DDP where there are several workers
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
+    fold: bool = True
     epoch: int = 0  # epochs finished
     collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
+    folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
     perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
 
     @property
     def scored(self) -> nn.Module:
         """The network that is validated, saved and attacked: the average where there is one."""
         return self.network if self.average is None else self.average.network
+
+    def attacked(self, x: torch.Tensor) -> nn.Module:
+        """The network that an attack on images like x differentiates: the deployed function, folded if that is asked for."""
+        if not self.fold:
+            return self.network
+        if self.folded is None:
+            self.folded = FoldedNetwork(self.network, x)
+        return self.folded.refreshed()
 
 
 @dataclass
@@ -88,7 +99,7 @@ def start_training(
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), lr=rate, weight_decay=settings.weight_decay, **extra)
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay > 0 else None
     terms = Objective(network, recipe)
-    return Training(network, terms, wrap(terms), optimizer, average)
+    return Training(network, terms, wrap(terms), optimizer, average, settings.fold)
 
 
 def train_epoch(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robust.config import PIXEL, RecipeConfig
 from robust.training.lipschitz import lipschitz_term
-from robust.training.modes import evaluation_mode
+from robust.training.modes import acts_as_deployed, evaluation_mode
 from robust.training.recipes import recipe_named, stage_of
 
 
@@ -44,29 +44,44 @@ class Objective(nn.Module):
         Returns:
             scalars: total (to minimise), lipschitz and the loss's own terms (detached, to log).
         """
-        on_clean, on_adversarial = self._logits(clean, adversarial)
-        terms = recipe_named(self.settings.recipe).loss(on_clean, on_adversarial, labels.to(clean.dtype), self.settings)
+        clean_logits, adversarial_logits, point, shared = self._logits(clean, adversarial)
+        loss = recipe_named(self.settings.recipe).loss
+        terms = loss(clean_logits, adversarial_logits, labels.to(clean.dtype), self.settings)
         weight = self.settings.lipschitz.weight
-        slope = self._slope(clean, adversarial, labels) if weight > 0 else clean.new_zeros(())
+        slope = self._slope(point, labels, shared) if weight > 0 else clean.new_zeros(())
         told = {name: value.detach() for name, value in terms.items()}
         return {**told, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
 
-    def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Of the points that the recipe looks at; all clean where nothing was attacked."""
-        points = recipe_named(self.settings.recipe).looks_at(self.settings)
-        if adversarial is clean or points == ("clean",):
-            return self.network(clean).float(), None
-        if points == ("adversarial",):
-            return None, self.network(adversarial).float()
-        on_clean, on_adversarial = self.network(torch.cat([clean, adversarial])).float().chunk(2)
-        return on_clean, on_adversarial
+    def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+        """The logits of the clean and the adversarial point, as far as the recipe looks at them; all clean where nothing was
+        attacked. Then the point of the Lipschitz term, and its logits where they serve the term as well.
+        """
+        points = recipe_named(self.settings.recipe).looks_at(self.settings) if adversarial is not clean else ("clean",)
+        at = "clean" if adversarial is clean else self.settings.lipschitz.at
+        images = {"clean": clean, "adversarial": adversarial}
+        if at in points and self._shares():
+            if not images[at].requires_grad:
+                images[at] = images[at].detach().requires_grad_()
+            logits = {name: self.network(images[name]).float() for name in points}
+            return logits.get("clean"), logits.get("adversarial"), images[at], logits[at]
+        # Together: batch norms that are training see one batch of both.
+        halves = self.network(torch.cat([images[name] for name in points]) if len(points) > 1 else images[points[0]]).float()
+        logits = dict(zip(points, halves.chunk(len(points)), strict=True))
+        return logits.get("clean"), logits.get("adversarial"), images[at], None
 
-    def _slope(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> Tensor:
+    def _shares(self) -> bool:
+        """Whether the loss's forward is also the term's: it is that of the deployed function, in the term's precision."""
         settings = self.settings.lipschitz
-        point = adversarial if settings.at == "adversarial" else clean
+        return settings.weight > 0 and acts_as_deployed(self.network) and (settings.kind == "exact" or not self._halved())
+
+    def _halved(self) -> bool:
+        return torch.is_autocast_enabled(next(self.network.parameters()).device.type)
+
+    def _slope(self, point: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
+        settings = self.settings.lipschitz
         h = max(self.settings.attack.epsilon, 0.5) * PIXEL
+        told = labels if settings.of == "loss" else None
         # In half precision the two logits of a finite difference round to the same number: h is below a step of bfloat16.
-        halved = torch.is_autocast_enabled(clean.device.type) and settings.kind == "exact"
-        with evaluation_mode(self.network), torch.autocast(clean.device.type, dtype=torch.bfloat16, enabled=halved):
-            told = labels if settings.of == "loss" else None
-            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h, labels=told)
+        halved = self._halved() and settings.kind == "exact"
+        with evaluation_mode(self.network), torch.autocast(point.device.type, dtype=torch.bfloat16, enabled=halved):
+            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h, labels=told, logits=logits)

@@ -42,11 +42,12 @@ def take_step(
     if method.replay is not None and epsilon > 0:
         return _replays(training, parts, labels, settings, recipe, epsilon=epsilon)
     examples = []
+    attacked = training.attacked(x) if epsilon > 0 else training.network
     for part, of in zip(parts, labels, strict=True):
         # The same seed for each part: an image's draws follow from it and the image, so they are those of the whole batch.
         generator = torch.Generator().manual_seed(seed * 1_000_003 + now)
         with _precision(part, settings):
-            examples.append(method.perturb(training.network, part, of, recipe, epsilon=epsilon, generator=generator))
+            examples.append(method.perturb(attacked, part, of, recipe, epsilon=epsilon, generator=generator))
     terms = _update(training, parts, examples, labels, settings, recipe)
     return terms, examples[0] if len(examples) == 1 else torch.cat(examples)
 

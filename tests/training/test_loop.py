@@ -31,7 +31,7 @@ ATTACKED = {"attack": {"epsilon": 2, "steps": 2}}
 def test_the_loop_is_adversarial_training_written_plainly(train_recipe):
     # Madry et al. 2018: examples by PGD on the network as it is deployed, then a plain step on their cross-entropy.
     crops, plain = crop_set(), smooth()
-    training, figures = train(smooth(), crops, epochs=2, train_recipe=train_recipe)
+    training, figures = train(smooth(), crops, epochs=2, train_recipe=train_recipe, train_settings=settings(fold=False))
 
     plain = plain.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
