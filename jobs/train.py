@@ -69,10 +69,10 @@ def train(config: Config, storage: Storage) -> dict:
 def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     """The recipe of a model; the search's winner replaces settings of the defended one where `tune.winner` says so."""
     recipe: RecipeConfig = getattr(config.train, name)
-    stage_of(recipe, epoch=0)  # an unknown recipe is an error here, not in every worker
     tuned: Tuned | None = tuned_settings(config, storage) if name == "defended" else None
     if tuned is not None:
         recipe = tuned.apply(recipe)
+    stage_of(recipe, epoch=0)  # an unknown recipe is an error here, not in every worker
     takes = tuned.checkpoint if tuned is not None else None
     if takes is not None:
         recipe = recipe.model_copy(update={"epochs": config.tune.epochs})

@@ -9,6 +9,7 @@ Source: Wong et al. 2020 (arXiv 2001.03994), who stop a run where PGD's accuracy
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,8 @@ from robust.training.recipes.base import ball, of_chosen
 
 if TYPE_CHECKING:
     from robust.training.loop import Place, Training
+
+BATCH = 16  # as small as the parts of a batch may be
 
 
 class CollapseGuard:
@@ -62,16 +65,14 @@ class CollapseGuard:
 
     def robust_auc(self) -> float:
         """Of the probe's crops under PGD with best iterates; the same on all workers, whose batch-norm statistics may differ."""
-        network, attack = self.training.network, self.recipe.attack
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def attacked(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            threat = ball(attack, self.epsilon)
-            return pgd(network, x, y, threat, steps=self.recipe.probe.steps, generator=generator, checked=False)
-
-        examples = of_chosen(attacked, self.x, self.y, attack)
-        with evaluation_mode(network), torch.no_grad():
-            logits = network(examples).float().cpu().numpy()
+        network, attack, logits = self.training.network, self.recipe.attack, []
+        threat, steps = ball(attack, self.epsilon), self.recipe.probe.steps
+        for x, y in zip(self.x.split(BATCH), self.y.split(BATCH), strict=True):
+            generator = torch.Generator().manual_seed(self.seed)
+            attacked = partial(pgd, network, threat=threat, steps=steps, generator=generator, checked=False)
+            with evaluation_mode(network), torch.no_grad():
+                logits.append(network(of_chosen(attacked, x, y, attack)).float().cpu().numpy())
+        logits = np.concatenate(logits)
         figure = auc(logits, self.y.numpy()) if np.isfinite(logits).all() else 0.0
         value = torch.tensor(figure, dtype=torch.float64, device=self.x.device)
         if self.world > 1:

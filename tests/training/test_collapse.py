@@ -54,6 +54,9 @@ def test_a_planted_collapse_is_found_where_one_step_sees_none():
     training, guard = guard_of(network, crops, recipe(**FAST), ema_decay=0.5)
     assert guard.before == 1.0 and guard.robust_auc() == 1.0
     before, averaged = weights(network), weights(training.average.network)
+    network.masked.grad = torch.tensor(1.0)
+    training.optimizer.step()
+    assert training.optimizer.state_dict()["state"]
     with torch.no_grad():
         network.masked.fill_(1.0)
     training.average.update(network)
@@ -63,7 +66,7 @@ def test_a_planted_collapse_is_found_where_one_step_sees_none():
     figures = guard.check()
     assert figures["probe_before"] == 1.0 and figures["probe_after"] < 0.1 and figures["collapsed"] == 1.0
     assert same(weights(network), before) and same(weights(training.average.network), averaged) and training.average.updates == 0
-    assert training.collapsed
+    assert training.collapsed and training.optimizer.state_dict()["state"] == {}
 
 
 def test_without_a_collapse_nothing_is_taken_back():
