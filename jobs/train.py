@@ -30,6 +30,7 @@ from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
 from robust.training.loop import Place
+from robust.training.recipes import stage_of
 from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
 from robust.training.state import save_state
 from robust.version import code_version
@@ -38,6 +39,9 @@ PROGRESS = "progress.json"
 SCORES = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}
 """What a checkpoint is ranked by, for each `select_by`."""
 SECTIONS = ("data", "extract", "model", "augment")
+SETTINGS = {"batch_size", "accumulate", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "gradient_clip",
+            "ema_decay", "batch_norm", "precision", "fold", "balance", "self_blend", "select_by", "validation"}
+"""Of `train`, beside a model's recipe: what decides its weights."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,12 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     tuned: Tuned | None = tuned_settings(config, storage) if name == "defended" else None
     if tuned is not None:
         recipe = tuned.apply(recipe)
+    stage_of(recipe, epoch=0)  # an unknown recipe is an error here, not in every worker
     takes = tuned.checkpoint if tuned is not None else None
     if takes is not None:
         recipe = recipe.model_copy(update={"epochs": config.tune.epochs})
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    settings = config.train.model_dump(mode="json", include={"batch_size", "optimizer", "learning_rate", "min_learning_rate", "warmup_steps",
-                                               "weight_decay", "gradient_clip", "ema_decay", "batch_norm", "precision", "balance", "select_by", "validation"})
-    if config.train.self_blend.share > 0:  # else earlier runs would be trained again
-        settings["self_blend"] = config.train.self_blend.model_dump(mode="json")
+    settings = config.train.model_dump(mode="json", include=SETTINGS)
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
     return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)
@@ -216,6 +218,7 @@ def _log(log: EventLog, epoch: int, figures, scores) -> None:
     log.scalars({f"loss/{name}": value for name, value in figures.losses.items()}, epoch)
     log.scalars({"learning rate": figures.learning_rate, "epsilon": figures.epsilon, "images per second": figures.images_per_second,
                  "data wait share": figures.data_wait_share}, epoch)
+    log.scalars({f"probe/{name}": value for name, value in figures.probe.items()}, epoch)
     log.scalars({f"validation/{name}": value for name, value in (scores or {}).items()}, epoch)
     if figures.examples is not None:
         log.adversarial_examples(*figures.examples, epoch)

@@ -276,15 +276,29 @@ class LipschitzConfig(Section):
     weight: float = Field(0.0, ge=0, description="factor before the term; 0: off")
     kind: Literal["exact", "finite_difference"] = Field("exact", description="double backward, or one extra pass")
     norm: Literal["l2", "l1"] = Field("l2", description="l2: ||dz/dx||_2^2, l1: ||dz/dx||_1, x in [0, 1]")
+    of: Literal["logit", "loss"] = Field("logit", description="whose gradient: the logit's, or the cross-entropy's")
     at: Literal["adversarial", "clean"] = Field("adversarial", description="point where the gradient is taken")
 
 
+class ProbeConfig(Section):
+    steps: int = Field(5, ge=2, description="PGD steps of the probe")
+    images: int = Field(64, ge=8, description="training crops that it attacks, half of them fake")
+    drop: Share = Field(0.2, description="AUC under PGD falls by more in an epoch: its weights are discarded, PGD goes on")
+
+
 class RecipeConfig(Section):
-    recipe: str = Field("adversarial", description="a recipe of robust/training/recipes")
+    recipe: str = Field("madry", description="madry, fast, free, trades, mart, gradnorm, reference, flagship: docs/training.md")
     epochs: int = Field(20, ge=1, description="passes over the training crops")
     attack: AttackConfig = AttackConfig()
     lipschitz: LipschitzConfig = LipschitzConfig()
     adversarial_share: Share = Field(1.0, description="weight of the adversarial loss; the rest is clean loss")
+    awp: float = Field(0.0, ge=0, lt=1, description="weights are perturbed by this share of their norm, on top of any recipe; 0: off")
+    beta: float = Field(6.0, ge=0, description="trades, mart: factor before the divergence of clean and adversarial")
+    noise: float = Field(2.0, ge=0, description="fast: radius of the noise before the step, in epsilons")
+    replays: int = Field(4, ge=1, description="free: updates on each batch")
+    probe: ProbeConfig = ProbeConfig()
+    fast_share: Share = Field(0.7, description="flagship: share of the epochs that are fast ones")
+    finish: Literal["trades", "madry"] = Field("trades", description="flagship: recipe of the others")
     epsilon_warmup: Share = Field(0.0, description="share of the steps over which epsilon rises from 0")
     learning_rate: float | None = Field(None, gt=0, description="null: train.learning_rate")
     activation: Activation | None = Field(None, description="swap every ReLU for this smooth one; null: model.activation")
@@ -310,6 +324,7 @@ class SelfBlendConfig(Section):
 class TrainConfig(Section):
     models: list[Literal["baseline", "defended"]] = resource(["baseline", "defended"], description="which to train now")
     batch_size: int = Field(32, ge=2, description="crops a step over all workers")
+    accumulate: int = Field(1, ge=1, description="parts in which a worker computes its batch, one update for all; saves memory")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="adam, adamw, or sgd with momentum 0.9")
     learning_rate: float = Field(1e-4, gt=0, description="highest learning rate")
     min_learning_rate: float = Field(1e-6, ge=0, description="end of the cosine annealing")
@@ -319,6 +334,7 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.0, ge=0, lt=1, description="weight averaging; the average is scored and saved; 0: off")
     batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
+    fold: bool = Field(True, description="attack with batch norms folded into the convolutions: the same function, faster")
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
     self_blend: SelfBlendConfig = SelfBlendConfig()
     select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
@@ -537,6 +553,8 @@ class Config(Section):
             )
         if self.train.self_blend.share > 0 and not self.train.balance:
             raise ValueError(f"train.self_blend.share: {self.train.self_blend.share:g} is a share of the fake half of a batch, so train.balance must be true")
+        if self.train.accumulate > self.train.batch_size // self.train.workers:
+            raise ValueError(f"train.accumulate: {self.train.accumulate} parts are more than the crops of a worker, train.batch_size / train.workers")
         _require_ranges(self)
         return self
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,10 +23,13 @@ from robust.data.inputs import to_tensor
 from robust.data.order import draw_seeds, epoch_batches
 from robust.errors import UserError
 from robust.training.averaging import WeightAverage
+from robust.training.collapse import CollapseGuard
+from robust.training.folding import FoldedNetwork
 from robust.training.modes import set_training
 from robust.training.objective import Objective
-from robust.training.recipes import recipe_named
+from robust.training.recipes import stage_of
 from robust.training.schedule import cosine_rate, rising_epsilon
+from robust.training.step import take_step
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
@@ -45,15 +49,28 @@ class Training:
     """All that changes while a model trains; what a checkpoint must hold to go on."""
 
     network: nn.Module
-    objective: nn.Module  # the network in its objective, wrapped for DDP where there are several workers
+    terms: Objective  # the network in its objective
+    objective: nn.Module  # the same, wrapped for DDP where there are several workers
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
+    fold: bool = True
     epoch: int = 0  # epochs finished
+    collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
+    folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
+    perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
 
     @property
     def scored(self) -> nn.Module:
         """The network that is validated, saved and attacked: the average where there is one."""
         return self.network if self.average is None else self.average.network
+
+    def attacked(self, x: torch.Tensor) -> nn.Module:
+        """The network that an attack on images like x differentiates: the deployed function, folded if that is asked for."""
+        if not self.fold:
+            return self.network
+        if self.folded is None:
+            self.folded = FoldedNetwork(self.network, x)
+        return self.folded.refreshed()
 
 
 @dataclass
@@ -69,6 +86,7 @@ class EpochFigures:
     images_per_second: float
     data_wait_share: float
     examples: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
+    probe: dict[str, float] = field(default_factory=dict)  # of the collapse check, where there was one
 
 
 def start_training(
@@ -80,7 +98,8 @@ def start_training(
     extra = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), lr=rate, weight_decay=settings.weight_decay, **extra)
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay > 0 else None
-    return Training(network, wrap(Objective(network, recipe)), optimizer, average)
+    terms = Objective(network, recipe)
+    return Training(network, terms, wrap(terms), optimizer, average, settings.fold)
 
 
 def train_epoch(
@@ -96,7 +115,11 @@ def train_epoch(
     batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch,
                             balance=settings.balance, self_blend=settings.self_blend.share)
     steps, total = len(batches), len(batches) * recipe.epochs
-    perturb = recipe_named(recipe.recipe)
+    recipe = stage_of(recipe, epoch=epoch, collapsed=training.collapsed)
+    training.terms.begin(recipe)
+    epsilon_at = partial(rising_epsilon, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
+    training.perturbation = None
+    guard = CollapseGuard.of(training, crops, recipe, epsilon=epsilon_at((epoch + 1) * steps - 1), seed=seed, place=place)
     sums: dict[str, torch.Tensor] = {}
     finite = torch.zeros((), device=place.device)
     waited, started = 0.0, time.perf_counter()
@@ -111,9 +134,9 @@ def train_epoch(
         rate = cosine_rate(
             now, total=total, highest=recipe.learning_rate or settings.learning_rate, lowest=settings.min_learning_rate, warmup=settings.warmup_steps
         )
-        epsilon = rising_epsilon(now, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
+        epsilon = epsilon_at(now)
         with _own_draws(seed, now, place):
-            terms, adversarial = _step(training, x, y, settings, recipe, perturb, rate=rate, epsilon=epsilon, seed=seed, now=now)
+            terms, adversarial = take_step(training, x, y, settings, recipe, rate=rate, epsilon=epsilon, seed=seed, now=now)
         finite += terms["total"].isfinite()
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value
@@ -124,11 +147,12 @@ def train_epoch(
         videos = sorted(set(crops.video_ids[batches[step, place.rank::place.world]]))
         raise UserError(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
                         "lower the learning rate or epsilon")
+    probe = guard.check() if guard is not None else {}
     training.epoch += 1
     seconds = time.perf_counter() - started
     drawn = steps * settings.batch_size
     examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
-    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples)
+    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe)
 
 
 @contextmanager
@@ -140,29 +164,10 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
         yield
 
 
-def _step(training, x, y, settings, recipe, perturb, *, rate, epsilon, seed, now):
-    """Attack, one forward and backward of the objective, one update. Nothing here waits for the device."""
-    for group in training.optimizer.param_groups:
-        group["lr"] = rate
-    half = settings.precision == "bfloat16"
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + now)
-        adversarial = perturb(training.network, x, y, recipe.attack, epsilon=epsilon, generator=generator)
-        terms = training.objective(x, adversarial, y)
-    training.optimizer.zero_grad(set_to_none=True)
-    terms["total"].backward()
-    if settings.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(training.network.parameters(), settings.gradient_clip)
-    training.optimizer.step()
-    if training.average is not None:
-        training.average.update(training.network)
-    return {name: value.detach() for name, value in terms.items()}, adversarial
-
-
 def _feed(
     batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch: indices, (N, 3, S, S) pixels and (N,) labels; made ahead in a thread."""
+    """This worker's part of each batch, made ahead in a thread: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
 
     def make(step: int):
         places = np.arange(place.rank, settings.batch_size, place.world)
@@ -173,7 +178,7 @@ def _feed(
 
     def moved(item):
         indices, x, y = item
-        return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y.to(place.device, non_blocking=True)
+        return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y
 
     if place.loader_threads == 0:
         yield from (moved(make(step)) for step in range(len(batches)))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 
 @contextmanager
@@ -22,6 +23,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in moving:
             module.training = True
+
+
+def acts_as_deployed(model: nn.Module) -> bool:
+    """Whether the model's function now, in the modes of its modules, is the one that is deployed.
+
+    It is not if a batch norm uses the batch's statistics or anything is dropped out (timm's blocks tell by `drop_rate`,
+    `drop_prob` and the like).
+    """
+    return not any(module.training and _differs_in_training(module) for module in model.modules())
+
+
+def _differs_in_training(module: nn.Module) -> bool:
+    if isinstance(module, (_BatchNorm, nn.RReLU)):
+        return True
+    rates = ("p",) if isinstance(module, _DropoutNd) else ("drop_rate", "drop_prob", "drop_path_rate", "attn_drop_rate")
+    return any(isinstance(rate := getattr(module, name, 0), (int, float)) and rate > 0 for name in rates)
 
 
 def set_training(model: nn.Module, *, batch_norm: str) -> None:

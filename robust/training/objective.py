@@ -1,6 +1,6 @@
-"""What one training step minimises.
+"""What one training step minimises: the recipe's loss and the Lipschitz term.
 
-    (1 - share) * BCE(clean) + share * BCE(adversarial) + weight * Lipschitz
+    loss(clean logits, adversarial logits) + weight * Lipschitz
 
 It is a module of its own so that DistributedDataParallel wraps all of it: one forward and one backward a step through DDP,
 however many passes of the network the terms need, hence one reduction of the gradients.
@@ -10,53 +10,78 @@ mixture is a setting.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from robust.config import PIXEL, RecipeConfig
 from robust.training.lipschitz import lipschitz_term
-from robust.training.modes import evaluation_mode
+from robust.training.modes import acts_as_deployed, evaluation_mode
+from robust.training.recipes import recipe_named, stage_of
 
 
 class Objective(nn.Module):
     """
     Args:
         network: the detector.
-        recipe: mixture, Lipschitz settings, the attack's epsilon (the length of the finite difference).
+        settings: the recipe, its mixture, Lipschitz settings, the attack's epsilon (the length of the finite difference).
+
+    `settings` are those of the epoch being trained (`begin`).
     """
 
-    def __init__(self, network: nn.Module, recipe: RecipeConfig):
+    def __init__(self, network: nn.Module, settings: RecipeConfig):
         super().__init__()
         self.network = network
-        self.recipe = recipe
+        self.settings = stage_of(settings, epoch=0)
 
-    def forward(self, clean: torch.Tensor, adversarial: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def begin(self, settings: RecipeConfig) -> None:
+        """The settings of an epoch, as of `stage_of`."""
+        self.settings = settings
+
+    def forward(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """
         Args:
             clean, adversarial: (N, 3, H, W) in [0, 1]; the same tensor when there is no attack.
             labels: (N,) 1 = fake.
         Returns:
-            scalars total (to minimise), clean, adversarial, lipschitz (detached, to log).
+            scalars: total (to minimise), lipschitz and the loss's own terms (detached, to log).
         """
-        share = self.recipe.adversarial_share if adversarial is not clean else 0.0
-        zero = clean.new_zeros(())
-        targets = labels.to(clean.dtype)
-        if 0 < share < 1:
-            logits = self.network(torch.cat([clean, adversarial])).float()
-            on_clean, on_adversarial = (F.binary_cross_entropy_with_logits(part, targets) for part in logits.chunk(2))
-        else:
-            point = clean if share == 0 else adversarial
-            loss = F.binary_cross_entropy_with_logits(self.network(point).float(), targets)
-            on_clean, on_adversarial = (loss, zero) if share == 0 else (zero, loss)
-        slope = self._slope(clean, adversarial) if self.recipe.lipschitz.weight > 0 else zero
-        total = (1 - share) * on_clean + share * on_adversarial + self.recipe.lipschitz.weight * slope
-        return {"total": total, "clean": on_clean.detach(), "adversarial": on_adversarial.detach(), "lipschitz": slope.detach()}
+        clean_logits, adversarial_logits, point, shared = self._logits(clean, adversarial)
+        loss = recipe_named(self.settings.recipe).loss
+        terms = loss(clean_logits, adversarial_logits, labels.to(clean.dtype), self.settings)
+        weight = self.settings.lipschitz.weight
+        slope = self._slope(point, labels, shared) if weight > 0 else clean.new_zeros(())
+        told = {name: value.detach() for name, value in terms.items()}
+        return {**told, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
 
-    def _slope(self, clean: torch.Tensor, adversarial: torch.Tensor) -> torch.Tensor:
-        settings = self.recipe.lipschitz
-        point = adversarial if settings.at == "adversarial" else clean
-        h = max(self.recipe.attack.epsilon, 0.5) * PIXEL
+    def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+        """The logits of the clean and the adversarial point, as far as the recipe looks at them; all clean where nothing was
+        attacked. Then the point of the Lipschitz term, and its logits where they serve the term as well.
+        """
+        points = recipe_named(self.settings.recipe).looks_at(self.settings) if adversarial is not clean else ("clean",)
+        at = "clean" if adversarial is clean else self.settings.lipschitz.at
+        images = {"clean": clean, "adversarial": adversarial}
+        if at in points and self._shares():
+            if not images[at].requires_grad:
+                images[at] = images[at].detach().requires_grad_()
+            logits = {name: self.network(images[name]).float() for name in points}
+            return logits.get("clean"), logits.get("adversarial"), images[at], logits[at]
+        # Together: batch norms that are training see one batch of both.
+        halves = self.network(torch.cat([images[name] for name in points]) if len(points) > 1 else images[points[0]]).float()
+        logits = dict(zip(points, halves.chunk(len(points)), strict=True))
+        return logits.get("clean"), logits.get("adversarial"), images[at], None
+
+    def _shares(self) -> bool:
+        """Whether the loss's forward is also the term's: it is that of the deployed function, in the term's precision."""
+        settings = self.settings.lipschitz
+        return settings.weight > 0 and acts_as_deployed(self.network) and (settings.kind == "exact" or not self._halved())
+
+    def _halved(self) -> bool:
+        return torch.is_autocast_enabled(next(self.network.parameters()).device.type)
+
+    def _slope(self, point: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
+        settings = self.settings.lipschitz
+        h = max(self.settings.attack.epsilon, 0.5) * PIXEL
+        told = labels if settings.of == "loss" else None
         # In half precision the two logits of a finite difference round to the same number: h is below a step of bfloat16.
-        halved = torch.is_autocast_enabled(clean.device.type) and settings.kind == "exact"
-        with evaluation_mode(self.network), torch.autocast(clean.device.type, dtype=torch.bfloat16, enabled=halved):
-            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h)
+        halved = self._halved() and settings.kind == "exact"
+        with evaluation_mode(self.network), torch.autocast(point.device.type, dtype=torch.bfloat16, enabled=halved):
+            return lipschitz_term(self.network, point, kind=settings.kind, norm=settings.norm, h=h, labels=told, logits=logits)

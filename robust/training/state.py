@@ -27,7 +27,8 @@ def save_state(training: Training, folder: Path, facts: dict) -> None:
                 scalars.setdefault(str(index), {})[name] = value
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / TENSORS)
     updates = training.average.updates if training.average is not None else 0
-    state = {"epoch": training.epoch, "average_updates": updates, "optimizer_scalars": scalars, "facts": facts}
+    state = {"epoch": training.epoch, "average_updates": updates, "collapsed": training.collapsed,
+             "optimizer_scalars": scalars, "facts": facts}
     (folder / FACTS).write_text(json.dumps(state))
 
 
@@ -48,5 +49,5 @@ def load_state(training: Training, folder: Path) -> dict:
     for index, values in state["optimizer_scalars"].items():
         moments.setdefault(int(index), {}).update(values)
     training.optimizer.load_state_dict({"state": moments, "param_groups": training.optimizer.state_dict()["param_groups"]})
-    training.epoch = state["epoch"]
+    training.epoch, training.collapsed = state["epoch"], state.get("collapsed", False)
     return state["facts"]

@@ -16,6 +16,7 @@ from jobs.tuned import tuned_settings
 from robust.config import parse
 from robust.errors import UserError
 from robust.storage import Storage
+from robust.training.recipes import RECIPES, Recipe
 
 
 def config_of(folder, **tune):
@@ -58,7 +59,8 @@ def test_a_trial_trains_at_its_own_epsilon_and_is_measured_at_the_fixed_one(tmp_
 
     assert job.OBJECTIVE == "robust_auc"
     monkeypatch.setattr("robust.training.session.validate", record)
-    monkeypatch.setattr("robust.training.loop.recipe_named", lambda _: lambda network, x, y, attack, **_: trained.append(attack) or x)
+    recipe = Recipe(lambda network, x, y, settings, **_: trained.append(settings.attack) or x)
+    monkeypatch.setitem(RECIPES, "madry", recipe)
     monkeypatch.setattr(job.tune, "get_checkpoint", lambda: None)
     monkeypatch.setattr(job.tune, "report", lambda metrics, checkpoint: reported.append(metrics))
     job.trial({"epsilon": epsilon, "steps": 5, "lipschitz_weight": 1e-5}, config=config.model_dump(mode="json"))

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from tiny_training import SIZE, crop_set, images, recipe, same, settings, smooth, train, weights
 
+from robust.attacks.pgd import pgd
+from robust.attacks.threat import Linf
 from robust.config import PIXEL, AugmentConfig
 from robust.data.augment import build_augmentation
 from robust.data.face_swap import TEMPLATE
@@ -13,34 +15,53 @@ from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.errors import UserError
-from robust.training.loop import Place, _step, start_training
+from robust.training.lipschitz import lipschitz_term
+from robust.training.loop import Place, start_training
+from robust.training.modes import evaluation_mode
 from robust.training.objective import Objective
-from robust.training.recipes import recipe_named
 from robust.training.schedule import cosine_rate
+from robust.training.step import take_step
 
 CPU = torch.device("cpu")
 ATTACKED = {"attack": {"epsilon": 2, "steps": 2}}
 
 
-def test_the_baseline_is_plain_bce_training():
+@pytest.mark.parametrize("train_recipe", [
+    recipe(epochs=2), recipe(epochs=2, **ATTACKED), recipe(epochs=2, **ATTACKED, adversarial_share=0.5),
+    recipe(epochs=2, **ATTACKED, lipschitz={"weight": 0.1}),
+])
+def test_the_loop_is_adversarial_training_written_plainly(train_recipe):
+    # Madry et al. 2018: examples by PGD on the network as it is deployed, then a plain step on their cross-entropy.
     crops, plain = crop_set(), smooth()
-    training, figures = train(smooth(), crops, epochs=2, train_recipe=recipe(epochs=2))
+    training, figures = train(smooth(), crops, epochs=2, train_recipe=train_recipe, train_settings=settings(fold=False))
 
     plain = plain.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-2)
-    step = 0
+    attack, share, weight, step = train_recipe.attack, train_recipe.adversarial_share, train_recipe.lipschitz.weight, 0
     for epoch in range(2):
         batches = epoch_batches(crops.labels, crops.methods, batch_size=8, seed=24, epoch=epoch, balance=True)
         for indices in batches:
             for group in optimizer.param_groups:
                 group["lr"] = cosine_rate(step, total=2 * len(batches), highest=1e-2, lowest=1e-6)
-            x = to_tensor(crops.pixels[indices]).to(memory_format=torch.channels_last)
+            x, y = to_tensor(crops.pixels[indices]).to(memory_format=torch.channels_last), torch.from_numpy(crops.labels[indices])
+            generator = torch.Generator().manual_seed(24 * 1_000_003 + step)
+            x_adv = pgd(plain, x, y, Linf.from_255(attack.epsilon), steps=attack.steps, keep_best=False, generator=generator)
+            if attack.epsilon == 0 or share == 1:
+                loss = F.binary_cross_entropy_with_logits(plain(x_adv), y.float())
+            else:
+                on_clean, on_adversarial = plain(torch.cat([x, x_adv])).chunk(2)
+                loss = (1 - share) * F.binary_cross_entropy_with_logits(on_clean, y.float())
+                loss = loss + share * F.binary_cross_entropy_with_logits(on_adversarial, y.float())
+            if weight:
+                with evaluation_mode(plain):
+                    loss = loss + weight * lipschitz_term(plain, x_adv, kind="exact", norm="l2")
             optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(plain(x), torch.from_numpy(crops.labels[indices]).float()).backward()
+            loss.backward()
             optimizer.step()
             step += 1
     assert same(weights(training.network), weights(plain))
-    assert all(figure.epsilon == 0 and figure.losses["lipschitz"] == figure.losses["adversarial"] == 0 for figure in figures)
+    assert all((figure.losses["lipschitz"] > 0) == (weight > 0) for figure in figures)
+    assert all((figure.losses["adversarial"] > 0) == (attack.epsilon > 0) for figure in figures)
 
 
 def stepped(train_recipe, **changes):
@@ -48,7 +69,7 @@ def stepped(train_recipe, **changes):
     train_settings = settings(optimizer="sgd", **changes)
     training = start_training(smooth(), train_settings, train_recipe, device=CPU)
     x, y = images()
-    _, examples = _step(training, x, y, train_settings, train_recipe, recipe_named("adversarial"), rate=0.0, epsilon=2.0, seed=1, now=5)
+    _, examples = take_step(training, x, y, train_settings, train_recipe, rate=0.0, epsilon=2.0, seed=1, now=5)
     return training, x, examples, y
 
 
@@ -66,13 +87,32 @@ def test_the_steps_gradient_is_that_of_the_objective_alone(more):
     assert int(training.network.features[1].num_batches_tracked) == int(smooth().features[1].num_batches_tracked) + 1
 
 
+@pytest.mark.parametrize("more", [
+    {}, {"recipe": "trades", "awp": 0.05, "lipschitz": {"weight": 0.5}}, {"recipe": "free", "replays": 2},
+])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(more, parts):
+    # 8 images in parts of 3, 3 and 2 as well; with batch norm frozen no image sees its neighbours.
+    gradients, examples, terms = [], [], []
+    for accumulate in (1, parts):
+        train_recipe = recipe(**ATTACKED, **more)
+        train_settings = settings(optimizer="sgd", batch_norm="frozen", accumulate=accumulate)
+        training = start_training(smooth().eval(), train_settings, train_recipe, device=CPU)
+        told, seen = take_step(training, *images(), train_settings, train_recipe, rate=0.0, epsilon=2.0, seed=1, now=5)
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.network.parameters()]))
+        examples.append(seen)
+        terms.append({name: value.item() for name, value in told.items()})
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6) and torch.allclose(*examples, atol=1e-6)
+    assert terms[0] == pytest.approx(terms[1], rel=1e-3)
+
+
 def test_gradients_of_the_last_step_do_not_stay():
     train_recipe, train_settings = recipe(**ATTACKED), settings(optimizer="sgd")
     training = start_training(smooth().eval(), train_settings, train_recipe, device=CPU)
     x, y = images()
     gradients = []
     for _ in range(2):  # a rate of 0 leaves the weights as they are
-        _step(training, x, y, train_settings, train_recipe, recipe_named("adversarial"), rate=0.0, epsilon=2.0, seed=1, now=5)
+        take_step(training, x, y, train_settings, train_recipe, rate=0.0, epsilon=2.0, seed=1, now=5)
         gradients.append(training.network.head[1].weight.grad.clone())
     assert torch.equal(*gradients)
 
@@ -126,7 +166,7 @@ def test_workers_together_see_what_one_worker_sees(monkeypatch, make, share):
         seen.setdefault(key, []).append((x.clone(), y.clone()))
         return {"total": torch.zeros(())}, x
 
-    monkeypatch.setattr("robust.training.loop._step", record)
+    monkeypatch.setattr("robust.training.loop.take_step", record)
     augment = build_augmentation(AugmentConfig(level="strong"))
     for key, place in (("one", Place()), ("a", Place(rank=0, world=2)), ("b", Place(rank=1, world=2))):
         train(smooth(), make(), epochs=1, augment=augment, place=place, train_settings=train_settings)

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from tiny_training import Linear, images, same, smooth, weights
+from tiny_training import Linear, images, recipe, same, smooth, weights
 
-from robust.config import PIXEL, AttackConfig
+from robust.config import PIXEL
 from robust.errors import ConfigError
 from robust.training.recipes import recipe_named
 
-perturb = recipe_named("adversarial")
+perturb = recipe_named("madry").perturb
 
 
 def attacked(network, x, y, *, epsilon=2.0, seed=0, **settings):
-    return perturb(network, x, y, AttackConfig(epsilon=2.0, **settings), epsilon=epsilon, generator=torch.Generator().manual_seed(seed))
+    return perturb(network, x, y, recipe(attack={"epsilon": 2.0, **settings}), epsilon=epsilon, generator=torch.Generator().manual_seed(seed))
 
 
 def test_examples_stay_in_the_ball_and_leave_no_trace():
@@ -53,5 +53,5 @@ def test_the_step_size_shrinks_with_epsilon_during_the_warm_up():
 
 
 def test_an_unknown_recipe_is_told():
-    with pytest.raises(ConfigError, match="'free' is not a recipe; there are .*adversarial"):
-        recipe_named("free")
+    with pytest.raises(ConfigError, match="'adversarial' is not a recipe; there are .*madry"):
+        recipe_named("adversarial")

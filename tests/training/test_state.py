@@ -36,6 +36,31 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, changes):
     assert resumed.epoch == whole.epoch == 4 and not same(weights(half.network), weights(whole.network))
 
 
+@pytest.mark.parametrize("collapsed, more", [
+    (False, {"recipe": "fast"}), (True, {"recipe": "fast"}), (False, {"recipe": "free", "replays": 2}), (False, {"recipe": "mart"}),
+    (False, {"recipe": "trades", "awp": 0.01}), (False, {"recipe": "gradnorm", "lipschitz": {"weight": 0.01}}),
+    (False, {"recipe": "reference"}), (False, {"recipe": "flagship", "fast_share": 0.5}),
+])
+def test_every_recipe_goes_on_with_the_same_bits(tmp_path, collapsed, more):
+    train_recipe, crops = recipe(epochs=2, attack={"epsilon": 2, "steps": 2}, **more), crop_set(reals=8, fakes=8)
+    keywords = {"train_settings": settings(ema_decay=0.9), "train_recipe": train_recipe}
+
+    def started(seed: int):
+        return start_training(smooth(seed=seed, dropout=0.2), *keywords.values(), device=torch.device("cpu"))
+
+    whole, part, resumed = started(0), started(0), started(5)
+    whole.collapsed = part.collapsed = collapsed
+    train(None, crops, epochs=2, training=whole, **keywords)
+    train(None, crops, epochs=1, training=part, **keywords)
+    save_state(part, tmp_path, {})
+    torch.manual_seed(99)
+    load_state(resumed, tmp_path)
+    assert resumed.collapsed == collapsed
+    train(None, crops, epochs=1, training=resumed, **keywords)
+    assert same(weights(resumed.network), weights(whole.network)) and same(weights(resumed.scored), weights(whole.scored))
+    assert not same(weights(part.network), weights(whole.network))
+
+
 def test_a_state_is_numbers_and_json(tmp_path):
     training, _ = train(smooth(), crop_set(), epochs=1, train_settings=settings(ema_decay=0.5))
     save_state(training, tmp_path, {"weights": "none"})
