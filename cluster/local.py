@@ -7,8 +7,8 @@ On leaving, whatever was started is stopped and no process stays behind: after s
 If the job is killed with kill -9, the kernel takes the servers along (Linux) and cluster/guardian.py the rest.
 """
 
-import logging
 import functools
+import logging
 import os
 import secrets
 import shutil
@@ -98,7 +98,6 @@ class LocalCluster:
         self._undo.enter_context(_environment({SESSION_MARK: str(folder)}, without=()))
         self._undo.enter_context(_guarded(folder))
         self._undo.callback(_stop_ray, folder, outputs / "logs")
-        import ray
         from ray._raylet import Config as RayletConfig
 
         RayletConfig.initialize("")  # Ray reads RAY_AUTH_MODE when it is imported, which may have been long ago
@@ -197,8 +196,8 @@ def _temporary_folder() -> Path:
 @contextmanager
 def _guarded(folder: Path):
     """On leaving, all processes of the Ray session are gone, and its folder; also if this process is killed."""
-    import ray  # noqa: F401  makes psutil importable
     import psutil
+    import ray  # noqa: F401  makes psutil importable
 
     guardian = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("guardian.py")), SESSION_MARK, str(folder),
