@@ -12,9 +12,10 @@ from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.inputs import check_inputs, require_logits
 from robust.attacks.losses import AttackLoss, margin_loss
 from robust.attacks.noise import ImageNoise
-from robust.attacks.threat import Threat, round_towards, wide
+from robust.attacks.threat import L2, Linf, Threat, round_towards, wide
 
 NEW_SHARE = 0.75  # of the new step in a move; the rest is the last move again (alpha in the paper)
+FIRST_STEP = {Linf: 1.0, L2: 2.0}  # in epsilons; 2 in the paper, which throws every Linf start into a corner (docs/attacks.md)
 RISING_SHARE = 0.75  # of the moves between two checkpoints that must raise the loss (rho in the paper)
 
 
@@ -30,7 +31,7 @@ def apgd(
     loss: AttackLoss = margin_loss,
     early_stop: bool = False,
 ) -> Tensor:
-    """Gradient ascent that begins with steps of 2 epsilon and halves them, for each image alone, where they stall.
+    """Gradient ascent with steps of epsilon (L2: twice that) that halve, for each image alone, where they stall.
 
     Passes of the model: 1 + restarts * (steps + 1) forwards and restarts * steps input gradients.
 
@@ -48,7 +49,8 @@ def apgd(
         (N, 3, H, W) images inside the ball and [0, 1], dtype of x: each image's point of largest loss, x included.
     Raises:
         ValueError: bad images, labels, logits or settings.
-    Source: Croce & Hein 2020. The momentum starts anew after a return to the best point; theirs goes on.
+    Source: Croce & Hein 2020, whose first steps are of 2 epsilon in Linf too. The momentum starts anew after a return to
+        the best point; theirs goes on.
     """
     if steps < 1 or restarts < 1:
         raise ValueError(f"apgd needs at least one step and one restart, not steps={steps}, restarts={restarts}")
@@ -116,7 +118,7 @@ class _Target:
 def _climb(target: _Target, x: Tensor, x_adv: Tensor, threat: Threat, steps: int) -> None:
     """One path of `steps` moves from x_adv; its points go to target.best."""
     top, top_gradient = BestSoFar(x), BestSoFar(torch.zeros_like(x))  # of this path
-    step_size = torch.full_like(top.loss, 2 * threat.epsilon)
+    step_size = torch.full_like(top.loss, FIRST_STEP[type(threat)] * threat.epsilon)
     rises, halved = torch.zeros_like(top.loss), torch.zeros_like(top.loss, dtype=torch.bool)
     last_value = last_top = torch.full_like(top.loss, torch.inf)
     last_check, checks, last_adv = 0, checkpoints(steps), x_adv
