@@ -11,12 +11,14 @@ The libraries are installed by `make reference`.
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,9 @@ class Row:
     mean_margin: float  # of -(2y - 1) z, larger is a stronger attack
     largest_change: float  # of a pixel, in 0-255 units
     cpu_ms_per_image: float  # CPU time, which other programs on the machine change little
+    forwards: float  # passes of the model for each image that was attacked
+    gradients: float  # of these, differentiated
+    still_right: list[int]  # places of the images that the model gets right
 
 
 def compare(
@@ -61,6 +66,9 @@ def compare(
     batch_size: int = 64,
     threads: int = 1,
     target: nn.Module | None = None,
+    queries: int | None = None,
+    nested: bool = False,
+    on_row: Callable[["Row"], None] = lambda row: None,
 ) -> list[Row]:
     """Attack the model with each library: Linf, `steps` steps (of 2.5 epsilon / steps for PGD), one start.
 
@@ -68,9 +76,14 @@ def compare(
         model: a SmallDetector, or a robust.models Detector.
         x: (N, 3, H, W) float32 images in [0, 1].
         y: (N,) labels, 1 = fake.
-        attacks: LIBRARIES, for PGD, STRONG, in which Square has ten queries a step, or TRANSFER.
+        epsilons: 0-255 units, ascending.
+        attacks: of LIBRARIES, for PGD, STRONG, or TRANSFER.
         target: the model that the images are scored on, if it is another one.
         threads: of the attacks; one gives the steadiest times on a small model.
+        queries: of the Square attacks, which see no gradient; default ten a step.
+        nested: an image that is wrong without an attack, or that the attack has flipped at a smaller epsilon, is not
+            attacked again. Less work and at least as strong; the mean margin is then not the attack's.
+        on_row: called with each row when it is measured.
     Raises:
         UserError: the libraries are not installed, or fail.
     """
@@ -79,18 +92,23 @@ def compare(
         raise UserError("torchattacks and foolbox are not in .reference; install them with: make reference")
     architecture = model.architecture.as_dict() if hasattr(model, "architecture") else None
     task = {"architecture": architecture, "epsilons": epsilons, "steps": steps, "seed": seed, "attacks": attacks}
-    task |= {"batch_size": batch_size, "threads": threads}
+    task |= {"batch_size": batch_size, "threads": threads, "queries": queries or 10 * steps, "nested": nested}
+    # Scored as it is attacked: another layout of the weights rounds otherwise, and minimal perturbations barely flip.
+    scored = copy.deepcopy(target or model).to(memory_format=torch.channels_last).eval()
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(scratch, name) for name in ("model.safetensors", "task.json", "images.npz", "result.npz")]
+        files = [Path(scratch, name) for name in ("model.safetensors", "task.json", "images.npz")]
         files[0].write_bytes(save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
         files[1].write_text(json.dumps(task))
         np.savez(files[2], x=x.numpy(), y=y.numpy())
-        _run_worker(folder, files, log=Path(scratch, "worker.log"))
-        with np.load(files[3], allow_pickle=False) as outcome:
-            return [_score(target or model, x, y, outcome, library, e) for e in epsilons for library in attacks]
+        for outcome in _run_worker(folder, [*files, Path(scratch)], log=Path(scratch, "worker.log")):
+            rows.append(_score(scored, x, y, outcome))
+            on_row(rows[-1])
+    return sorted(rows, key=lambda row: (row.epsilon, attacks.index(row.library)))
 
 
-def _run_worker(folder: Path, files: list[Path], *, log: Path) -> None:
+def _run_worker(folder: Path, files: list[Path], *, log: Path) -> Iterator[dict]:
+    """The worker's lines (reference_worker.main) as they come."""
     # The libraries come last on the path, so that nothing of theirs replaces a package of ours.
     script = (
         "import sys; sys.path.append(sys.argv.pop(1)); "
@@ -100,26 +118,34 @@ def _run_worker(folder: Path, files: list[Path], *, log: Path) -> None:
     # GitPython, which foolbox imports, fails where there is no git program; nothing here needs one.
     environment = {**os.environ, "GIT_PYTHON_REFRESH": "quiet"}
     # The worker ends when its stdin closes, so it does not outlive this process.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (
-        log.open("w") as lines,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=lines, stderr=lines) as worker,
+        log.open("w") as errors,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors, text=True, **pipes) as worker,
     ):
+        for line in worker.stdout:
+            yield json.loads(line)
         worker.wait()
     if worker.returncode:
         raise UserError(f"the reference libraries' process failed:\n{log.read_text()[-2000:]}")
 
 
 @torch.no_grad()
-def _score(model: nn.Module, x: Tensor, y: Tensor, outcome: dict, library: str, epsilon: float) -> Row:
-    x_adv = torch.from_numpy(outcome[f"{library} {epsilon}"])
-    logits = torch.cat([model.eval()(batch) for batch in x_adv.split(64)])
+def _score(model: nn.Module, x: Tensor, y: Tensor, outcome: dict) -> Row:
+    x_adv = torch.from_numpy(np.load(outcome["path"], allow_pickle=False))
+    os.remove(outcome["path"])
+    logits = torch.cat([model(batch) for batch in x_adv.split(64)])
+    right = (logits > 0).long() == y
     return Row(
-        epsilon=epsilon,
-        library=library,
-        robust_accuracy=((logits > 0).long() == y).float().mean().item(),
+        epsilon=outcome["epsilon"],
+        library=outcome["library"],
+        robust_accuracy=right.float().mean().item(),
         mean_margin=((1 - 2 * y) * logits).mean().item(),
         largest_change=(x_adv - x).abs().max().item() * 255,
-        cpu_ms_per_image=1000 * float(outcome[f"{library} {epsilon} seconds"]) / len(x),
+        cpu_ms_per_image=1000 * outcome["seconds"] / len(x),
+        forwards=outcome["forwards"] / max(1, outcome["attacked"]),
+        gradients=outcome["gradients"] / max(1, outcome["attacked"]),
+        still_right=right.nonzero().flatten().tolist(),
     )
 
 
@@ -170,12 +196,19 @@ def load_checkpoint_and_faces(checkpoint: str, faces: str) -> tuple[nn.Module, T
 
 def print_table(title: str, rows: list[Row]) -> None:
     """One line per epsilon and library."""
-    print(f"\n{title}\n{'epsilon':>8}  {'library':<22} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12}")
+    print_header(title)
     for row in rows:
-        print(
-            f"{row.epsilon:>8g}  {row.library:<22} {row.robust_accuracy:>15.3f} "
-            f"{row.mean_margin:>12.3f} {row.cpu_ms_per_image:>12.2f}"
-        )
+        print_row(row)
+
+
+def print_header(title: str) -> None:
+    print(f"\n{title}\n{'epsilon':>8}  {'library':<22} {'robust accuracy':>15} {'mean margin':>12} {'CPU ms/image':>12} "
+          f"{'forwards':>9} {'gradients':>9}", flush=True)
+
+
+def print_row(row: Row) -> None:
+    print(f"{row.epsilon:>8g}  {row.library:<22} {row.robust_accuracy:>15.3f} {row.mean_margin:>12.3f} "
+          f"{row.cpu_ms_per_image:>12.2f} {row.forwards:>9.1f} {row.gradients:>9.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ The libraries lie in a folder apart, .reference (see requirements-reference.in),
 path. `attack_reference.py` starts it and keeps the score. Files are safetensors, JSON and plain .npz: no pickles.
 """
 
+import dataclasses
 import json
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +24,11 @@ from torch import Tensor, nn
 
 from benchmarks.small_detector import SmallDetector
 from robust.attacks.apgd import apgd
-from robust.attacks.minimal_norm import fmn
+from robust.attacks.minimal_norm import inside_ball, minimal_perturbation
 from robust.attacks.pgd import pgd
 from robust.attacks.square import square
 from robust.attacks.threat import Linf
 from robust.attacks.transfer import mi_fgsm
-
-QUERIES_PER_STEP = 10  # of the square attacks, which see no gradient
 
 
 class TwoLogits(nn.Module):
@@ -72,17 +72,10 @@ def run_our_apgd(
     return apgd(model, x, y, Linf(epsilon), steps=steps, generator=torch.Generator().manual_seed(seed))
 
 
-def run_our_fmn(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
-) -> Tensor:
-    return fmn(model, x, y, Linf(epsilon), steps=steps, generator=torch.Generator().manual_seed(seed))
-
-
 def run_our_square(
     model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
 ) -> Tensor:
-    queries = QUERIES_PER_STEP * steps
-    return square(model, x, y, Linf(epsilon), steps=queries, generator=torch.Generator().manual_seed(seed))
+    return square(model, x, y, Linf(epsilon), steps=steps, generator=torch.Generator().manual_seed(seed))
 
 
 def run_torchattacks_apgd(
@@ -92,25 +85,10 @@ def run_torchattacks_apgd(
     return torchattacks.APGD(TwoLogits(model).eval(), eps=epsilon, steps=steps, seed=seed, loss="ce")(x, y)
 
 
-def run_torchattacks_fab(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
-) -> Tensor:
-    return torchattacks.FAB(TwoLogits(model).eval(), eps=epsilon, steps=steps, seed=seed, n_classes=2)(x, y)
-
-
 def run_torchattacks_square(
     model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
 ) -> Tensor:
-    queries = QUERIES_PER_STEP * steps
-    return torchattacks.Square(TwoLogits(model).eval(), eps=epsilon, n_queries=queries, seed=seed)(x, y)
-
-
-def run_foolbox_deepfool(
-    model: nn.Module, x: Tensor, y: Tensor, *, epsilon: float, steps: int, step_size: float, seed: int
-) -> Tensor:
-    attack = foolbox.attacks.LinfDeepFoolAttack(steps=steps)
-    wrapped = foolbox.PyTorchModel(TwoLogits(model).eval(), bounds=(0, 1), device=x.device)
-    return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilon)[1]
+    return torchattacks.Square(TwoLogits(model).eval(), eps=epsilon, n_queries=steps, seed=seed)(x, y)
 
 
 def run_art_pgd(
@@ -134,8 +112,30 @@ def run_art_apgd(
 
 
 def art_classifier(model: nn.Module, x: Tensor) -> PyTorchClassifier:
-    return PyTorchClassifier(
-        TwoLogits(model).eval(), nn.CrossEntropyLoss(), tuple(x.shape[1:]), nb_classes=2, clip_values=(0.0, 1.0), device_type="cpu")
+    settings = {"nb_classes": 2, "clip_values": (0.0, 1.0), "device_type": "cpu"}
+    return PyTorchClassifier(TwoLogits(model).eval(), nn.CrossEntropyLoss(), tuple(x.shape[1:]), **settings)
+
+
+def run_our_fmn(model: nn.Module, x: Tensor, y: Tensor, *, epsilons: list[float], steps: int, seed: int) -> list[Tensor]:
+    found = minimal_perturbation(model, x, y, Linf, steps=steps, generator=torch.Generator().manual_seed(seed))
+    return [inside_ball(model, x, y, Linf(epsilon), *found) for epsilon in epsilons]
+
+
+def run_torchattacks_fab(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilons: list[float], steps: int, seed: int
+) -> list[Tensor]:
+    # Its epsilon bounds random starts, of which one path has none, and drops what lies further off, which is done here.
+    x_adv = torchattacks.FAB(TwoLogits(model).eval(), eps=1.0, steps=steps, seed=seed, n_classes=2)(x, y)
+    distance = (x_adv - x).abs().amax((1, 2, 3), keepdim=True)
+    return [torch.where(distance <= epsilon, x_adv, x) for epsilon in epsilons]
+
+
+def run_foolbox_deepfool(
+    model: nn.Module, x: Tensor, y: Tensor, *, epsilons: list[float], steps: int, seed: int
+) -> list[Tensor]:
+    attack = foolbox.attacks.LinfDeepFoolAttack(steps=steps)
+    wrapped = foolbox.PyTorchModel(TwoLogits(model).eval(), bounds=(0, 1), device=x.device)
+    return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=epsilons)[1]
 
 
 def run_our_mi_fgsm(
@@ -164,12 +164,9 @@ ATTACKS = {
     "torchattacks": run_torchattacks,
     "foolbox": run_foolbox,
     "ours APGD": run_our_apgd,
-    "ours FMN": run_our_fmn,
     "ours Square": run_our_square,
     "torchattacks APGD": run_torchattacks_apgd,
-    "torchattacks FAB": run_torchattacks_fab,
     "torchattacks Square": run_torchattacks_square,
-    "foolbox DeepFool": run_foolbox_deepfool,
     "ART PGD": run_art_pgd,
     "ART APGD": run_art_apgd,
     "ours MI-FGSM": run_our_mi_fgsm,
@@ -179,28 +176,107 @@ ATTACKS = {
 }
 
 
-def main(weights: str, task: str, images: str, result: str) -> None:
-    """Run each attack of the task at each of its epsilons; write the perturbed images and the CPU seconds.
+# One run of these serves every epsilon: what they find does not depend on it.
+MINIMAL_NORM = {
+    "ours FMN": run_our_fmn,
+    "torchattacks FAB": run_torchattacks_fab,
+    "foolbox DeepFool": run_foolbox_deepfool,
+}
 
-    Args: paths of model.safetensors, of the task (JSON), of x and y (.npz), and of the .npz to write.
+
+class Passes:
+    """Counts the images that go through a model and how many of these passes are differentiated."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.forwards = self.gradients = 0
+        model.register_forward_hook(self._forward)
+
+    def _forward(self, model: nn.Module, inputs: tuple, logits: Tensor) -> None:
+        self.forwards += len(logits)
+        if logits.requires_grad:
+            logits.register_hook(self._backward)
+
+    def _backward(self, gradient: Tensor) -> None:
+        self.gradients += len(gradient)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What to run; the epsilons, in 0-255 units, ascend. See `attack_reference.compare`."""
+
+    architecture: dict | None
+    attacks: list[str]
+    epsilons: list[float]
+    steps: int
+    queries: int
+    seed: int
+    batch_size: int
+    threads: int
+    nested: bool
+
+
+def main(weights: str, task: str, images: str, results: str) -> None:
+    """Run each attack of the task at each of its epsilons. After each, one line of JSON on stdout: which one, its cost,
+    and the file below `results` with its images.
+
+    Args: paths of model.safetensors, of the task (JSON), of x and y (.npz), and of the folder for the images.
     """
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    settings = json.loads(Path(task).read_text())
-    torch.set_num_threads(settings["threads"])
-    model = load_model(Path(weights).read_bytes(), settings["architecture"])
+    lines = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints goes to the log
+    settings = Task(**json.loads(Path(task).read_text()))
+    torch.set_num_threads(settings.threads)
+    model = load_model(Path(weights).read_bytes(), settings.architecture)
     with np.load(images, allow_pickle=False) as arrays:
         x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
-    batches = list(zip(x.split(settings["batch_size"]), y.split(settings["batch_size"])))
-    outcome = {}
-    for epsilon in settings["epsilons"]:
-        budget = {"epsilon": epsilon / 255, "steps": settings["steps"], "seed": settings["seed"]}
-        budget["step_size"] = 2.5 * budget["epsilon"] / budget["steps"]
-        for name in settings["attacks"]:
-            start = time.process_time()
-            perturbed = [ATTACKS[name](model, *pair, **budget) for pair in batches]
-            outcome[f"{name} {epsilon} seconds"] = np.array(time.process_time() - start)
-            outcome[f"{name} {epsilon}"] = torch.cat(perturbed).detach().numpy()
-    np.savez(result, **outcome)
+    passes = Passes(model)
+    for name in settings.attacks:
+        for place, (epsilon, cost, x_adv) in enumerate(run_attack(name, model, x, y, settings, passes)):
+            path = Path(results, f"{settings.attacks.index(name)}-{place}.npy")
+            np.save(path, x_adv.detach().numpy())
+            print(json.dumps({"library": name, "epsilon": epsilon, "path": str(path), **cost}), file=lines, flush=True)
+
+
+def run_attack(
+    name: str, model: nn.Module, x: Tensor, y: Tensor, task: Task, passes: Passes
+) -> Iterator[tuple[float, dict, Tensor]]:
+    """For each epsilon: the epsilon, the cost, and the (N, 3, H, W) perturbed images.
+
+    With task.nested an image that is wrong without an attack, or that this attack has flipped in a smaller ball, is left
+    as it is: that point lies in the larger ball too.
+    """
+    if name in MINIMAL_NORM:
+        chosen = _right(model, x, y) if task.nested else torch.ones(len(x), dtype=torch.bool)
+        run = partial(MINIMAL_NORM[name], model, epsilons=[e / 255 for e in task.epsilons], steps=task.steps, seed=task.seed)
+        found, cost = _measured(run, x, y, chosen, task.batch_size, passes)
+        for epsilon, part in zip(task.epsilons, found or [x[chosen]] * len(task.epsilons), strict=True):
+            yield epsilon, cost, x.index_put((chosen,), part)
+        return
+    x_adv = x.clone()
+    for epsilon in task.epsilons:
+        chosen = _right(model, x_adv, y) if task.nested else torch.ones(len(x), dtype=torch.bool)
+        budget = {"epsilon": epsilon / 255, "steps": task.queries if "Square" in name else task.steps, "seed": task.seed}
+        run = partial(ATTACKS[name], model, **budget, step_size=2.5 * budget["epsilon"] / task.steps)
+        found, cost = _measured(lambda *pair: [run(*pair)], x, y, chosen, task.batch_size, passes)
+        x_adv = x_adv.index_put((chosen,), found[0]) if found else x_adv
+        yield epsilon, cost, x_adv
+
+
+def _measured(
+    run: Callable, x: Tensor, y: Tensor, chosen: Tensor, batch_size: int, passes: Passes
+) -> tuple[list[Tensor], dict]:
+    """What `run` makes of the chosen images, a tensor for each of its results, and what it cost."""
+    forwards, gradients, start = passes.forwards, passes.gradients, time.process_time()
+    pairs = zip(x[chosen].split(batch_size), y[chosen].split(batch_size), strict=True) if chosen.any() else ()
+    parts = [run(*pair) for pair in pairs]
+    cost = {"attacked": int(chosen.sum()), "seconds": time.process_time() - start}
+    cost |= {"forwards": passes.forwards - forwards, "gradients": passes.gradients - gradients}
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)], cost
+
+
+@torch.no_grad()
+def _right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([model(batch) > 0 for batch in x.split(64)]) == (y > 0)
 
 
 def load_model(weights: bytes, architecture: dict | None) -> nn.Module:
@@ -212,7 +288,8 @@ def load_model(weights: bytes, architecture: dict | None) -> nn.Module:
     else:
         model = SmallDetector()
     model.load_state_dict(load(weights))
-    return model.eval()
+    # Convolutions on CPUs are up to twice as fast so; the parameters' gradients, which some libraries take, are no part.
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _leave_with_parent() -> None:

@@ -12,9 +12,10 @@ from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.inputs import check_inputs, require_logits
 from robust.attacks.losses import AttackLoss, margin_loss
 from robust.attacks.noise import ImageNoise
-from robust.attacks.threat import Threat, round_towards, wide
+from robust.attacks.threat import L2, Linf, Threat, round_towards, wide
 
 NEW_SHARE = 0.75  # of the new step in a move; the rest is the last move again (alpha in the paper)
+FIRST_STEP = {Linf: 1.0, L2: 2.0}  # in epsilons; 2 in the paper, which throws every Linf start into a corner (docs/attacks.md)
 RISING_SHARE = 0.75  # of the moves between two checkpoints that must raise the loss (rho in the paper)
 
 
@@ -30,7 +31,7 @@ def apgd(
     loss: AttackLoss = margin_loss,
     early_stop: bool = False,
 ) -> Tensor:
-    """Gradient ascent that begins with steps of 2 epsilon and halves them, for each image alone, where they stall.
+    """Gradient ascent with steps of epsilon (L2: twice that) that halve, for each image alone, where they stall.
 
     Passes of the model: 1 + restarts * (steps + 1) forwards and restarts * steps input gradients.
 
@@ -48,7 +49,8 @@ def apgd(
         (N, 3, H, W) images inside the ball and [0, 1], dtype of x: each image's point of largest loss, x included.
     Raises:
         ValueError: bad images, labels, logits or settings.
-    Source: Croce & Hein 2020. The momentum starts anew after a return to the best point; theirs goes on.
+    Source: Croce & Hein 2020, whose first steps are of 2 epsilon in Linf too. The momentum starts anew after a return to
+        the best point; theirs goes on.
     """
     if steps < 1 or restarts < 1:
         raise ValueError(f"apgd needs at least one step and one restart, not steps={steps}, restarts={restarts}")
@@ -136,7 +138,7 @@ def _climb(
     target: _Target, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, steps: int
 ) -> tuple[Tensor, Tensor]:
     """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses."""
-    path, last_check, checks = _Path.begin(x, y, x_adv, 2 * threat.epsilon), 0, checkpoints(steps)
+    path, last_check, checks = _Path.begin(x, y, x_adv, FIRST_STEP[type(threat)] * threat.epsilon), 0, checkpoints(steps)
     points, losses = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64)
     left = torch.arange(len(x), device=x.device)  # images still on their way
     for step in range(steps):

@@ -35,6 +35,10 @@ def test_on_a_small_net(trained_detector):
 def test_strong_attacks_on_a_small_net(trained_detector):
     x, y = make_images(128, generator=torch.Generator().manual_seed(99))
     rows = compare(trained_detector, x, y, steps=20, attacks=STRONG)
+    gradients = {row.library: row.gradients for row in rows}
+    # FMN and FAB leave images alone that are wrong already; FAB differentiates both logits.
+    assert gradients["ours APGD"] == 20 <= gradients["torchattacks APGD"]
+    assert gradients["torchattacks FAB"] == pytest.approx(2 * gradients["ours FMN"]) and 15 < gradients["ours FMN"] <= 20
     for epsilon in EPSILONS:
         robust = {row.library: row.robust_accuracy for row in rows if row.epsilon == epsilon}
         assert all(row.largest_change <= epsilon + 1e-3 for row in rows if row.epsilon == epsilon)
@@ -42,6 +46,23 @@ def test_strong_attacks_on_a_small_net(trained_detector):
         assert robust["ours APGD"] <= lowest + 1 / len(x) + 1e-6, (epsilon, robust)
         assert robust["ours FMN"] <= robust["torchattacks FAB"] + 1 / len(x) + 1e-6, (epsilon, robust)
         assert robust["ours Square"] <= robust["torchattacks Square"] + 2 / len(x) + 1e-6, (epsilon, robust)
+
+
+def test_nested_balls_save_passes_and_lose_no_success(trained_detector):
+    x, y = make_images(64, generator=torch.Generator().manual_seed(99))
+    attacks, seen = ("ours APGD", "torchattacks FAB", "ART PGD"), []
+    apart = compare(trained_detector, x, y, steps=5, attacks=attacks)
+    nested = compare(trained_detector, x, y, steps=5, attacks=attacks, nested=True, on_row=seen.append)
+    assert sorted(map(id, seen)) == sorted(map(id, nested)) and len(nested) == len(apart) == 3 * len(EPSILONS)
+    with torch.no_grad():
+        right = ((trained_detector(x) > 0).long() == y).nonzero().flatten().tolist()
+    for one, other in zip(nested, apart, strict=True):
+        assert (one.library, one.epsilon) == (other.library, other.epsilon) and one.largest_change <= one.epsilon + 1e-3
+        assert one.robust_accuracy <= other.robust_accuracy + 1 / len(x) + 1e-6  # a chain of restarts, on other batches
+        assert one.robust_accuracy == pytest.approx(len(one.still_right) / len(x)) and set(one.still_right) <= set(right)
+    for name in attacks:
+        left = [set(row.still_right) for row in nested if row.library == name]
+        assert all(later <= earlier for earlier, later in zip(left, left[1:], strict=False))
 
 
 def test_transfer_on_a_small_net(trained_detector):
