@@ -196,8 +196,10 @@ def _temporary_folder() -> Path:
 @contextmanager
 def _guarded(folder: Path):
     """On leaving, all processes of the Ray session are gone, and its folder; also if this process is killed."""
+    import ray  # noqa: F401  makes psutil importable: it must come first
+
+    # isort: split
     import psutil
-    import ray  # noqa: F401  makes psutil importable
 
     guardian = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("guardian.py")), SESSION_MARK, str(folder),

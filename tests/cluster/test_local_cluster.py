@@ -99,6 +99,13 @@ def test_a_killed_job_takes_ray_and_the_server_along(tmp_path):
         assert not folder.exists()
 
 
+def test_a_process_that_has_not_imported_ray_yet_can_start_a_cluster(tmp_path):
+    # Ray brings psutil along, and only where Ray was imported before.
+    code = "import sys; from pathlib import Path; from cluster.local import _guarded\nwith _guarded(Path(sys.argv[1])): print('guarded')"
+    told = subprocess.run([sys.executable, "-c", code, str(tmp_path / "session")], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert told.stdout == "guarded\n" and told.returncode == 0, told.stderr
+
+
 @pytest.mark.parametrize("sections, told", [
     ({"cluster": {"address": "auto", "local_s3": True}, "storage": {"uri": "s3://b/p"}}, "cluster.address='auto'"),
     ({"cluster": {"address": "local", "local_s3": True}, "storage": {"uri": "outputs"}}, "storage.uri is 'outputs'"),
