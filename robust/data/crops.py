@@ -65,10 +65,14 @@ class CropSet:
         return resize_one(decode_image(self.encoded[index]), self.size)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None = None, augment: Augmentation | None = None) -> np.ndarray:
-        """(len(indices), size, size, 3) uint8, augmented with each place's own seed."""
-        if augment is None:
-            return np.stack([self.image(i) for i in indices])
-        return np.stack([augment(self.image(i), int(seed)) for i, seed in zip(indices, seeds, strict=True)])
+        """(len(indices), size, size, 3) uint8; each place's seed is that of its draw and of its augmentation."""
+        seeds = [None] * len(indices) if seeds is None else [int(seed) for seed in seeds]
+        drawn = [self.draw(int(index), seed) for index, seed in zip(indices, seeds, strict=True)]
+        return np.stack(drawn if augment is None else [augment(image, seed) for image, seed in zip(drawn, seeds)])
+
+    def draw(self, index: int, seed: int | None) -> np.ndarray:
+        """(size, size, 3) uint8: the crop; sets that are drawn anew each time override this."""
+        return self.image(index)
 
     def evenly_over_videos(self, count: int) -> np.ndarray:
         """Indices of at most `count` crops, half real and half fake where there are enough of both.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robust.data.augment import Augmentation
 from robust.data.crops import CropSet
 from robust.data.self_blend import METHOD, STRENGTHS, Strength, as_target, self_blend
 from robust.errors import UserError
@@ -51,8 +50,14 @@ class SelfBlendedCrops(CropSet):
             strengths=tuple(STRENGTHS.values()) if strength == "mixed" else (STRENGTHS[strength],),
         )  # fmt: skip
 
-    def draw(self, index: int, seed: int) -> np.ndarray:
-        """(size, size, 3) uint8: a blend, or a stored crop that is changed as the targets of blends are."""
+    def draw(self, index: int, seed: int | None) -> np.ndarray:
+        """(size, size, 3) uint8: a blend, or a stored crop that is changed as the targets of blends are.
+
+        Raises:
+            ValueError: no seed.
+        """
+        if seed is None:
+            raise ValueError("self-blends are drawn, so each place of a batch needs a seed")
         rng = np.random.default_rng([seed, _DRAW])
         strength = self.strengths[rng.integers(len(self.strengths))]
         number = index - (len(self) - len(self.made_of))
@@ -60,21 +65,6 @@ class SelfBlendedCrops(CropSet):
             return as_target(self.image(index), rng, strength=strength)
         real = self.made_of[number]
         return self_blend(self.image(real), self.landmarks[real], rng, strength=strength)
-
-    def batch(
-        self, indices: np.ndarray, seeds: np.ndarray | None = None, augment: Augmentation | None = None
-    ) -> np.ndarray:
-        """(len(indices), size, size, 3) uint8; each place's seed draws its blend and its augmentation.
-
-        Raises:
-            ValueError: no seeds.
-        """
-        if seeds is None:
-            raise ValueError("self-blends are drawn, so each place of a batch needs a seed")
-        drawn = [self.draw(int(index), int(seed)) for index, seed in zip(indices, seeds, strict=True)]
-        if augment is not None:
-            drawn = [augment(image, int(seed)) for image, seed in zip(drawn, seeds)]
-        return np.stack(drawn)
 
     def fixed(self, seed: int) -> CropSet:
         """An ordinary set that keeps one draw: the stored crops unchanged, then one blend of each real one."""

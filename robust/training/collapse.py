@@ -42,7 +42,8 @@ class CollapseGuard:
         average = training.average
         self.kept = copy.deepcopy((training.network.state_dict(), training.optimizer.state_dict()))
         self.kept_average = None if average is None else (copy.deepcopy(average.network.state_dict()), average.updates)
-        self.before = self.robust_auc()
+        known = training.probed  # by the check after the last epoch, at the same weights
+        self.before = known[1] if known is not None and known[0] == epsilon else self.robust_auc()
 
     @classmethod
     def of(
@@ -52,7 +53,7 @@ class CollapseGuard:
         if epsilon == 0 or not recipe_named(recipe.recipe).single_step:
             return None
         chosen = probe_crops(crops.labels, recipe.probe, seed=seed)
-        x = to_tensor(crops.batch(chosen)).to(place.device, memory_format=torch.channels_last)
+        x = to_tensor(crops.batch(chosen, seeds=seed + chosen)).to(place.device, memory_format=torch.channels_last)
         return cls(training, x, torch.from_numpy(crops.labels[chosen]), recipe, epsilon=epsilon, seed=seed, world=place.world)
 
     def check(self) -> dict[str, float]:
@@ -61,6 +62,7 @@ class CollapseGuard:
         collapsed = after < self.before - self.recipe.probe.drop
         if collapsed:
             self._roll_back()
+        self.training.probed = None if collapsed else (self.epsilon, after)
         return {"probe_before": self.before, "probe_after": after, "collapsed": float(collapsed)}
 
     def robust_auc(self) -> float:

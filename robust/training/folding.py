@@ -29,15 +29,16 @@ class FoldedNetwork:
         self.pairs = pairs if pairs and _fold_exactly(network, pairs, x[:1]) else []
         shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
         self.folded = _without_norms(copy.deepcopy(network, shared), self.pairs)
+        source, target = (dict(module.named_modules()) for module in (network, self.folded))
+        self.folds = [(source[convolution], source[norm], target[convolution]) for convolution, norm in self.pairs]
 
     @torch.no_grad()
     def refreshed(self) -> nn.Module:
         """The network to attack, with the weights of now; the network itself where nothing folds."""
         if not self.pairs:
             return self.network
-        source, target = (dict(module.named_modules()) for module in (self.network, self.folded))
-        for convolution, norm in self.pairs:
-            _fold(source[convolution], source[norm], into=target[convolution])
+        for convolution, norm, into in self.folds:
+            _fold(convolution, norm, into=into)
         return self.folded
 
 

@@ -56,6 +56,7 @@ class Training:
     fold: bool = True
     epoch: int = 0  # epochs finished
     collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
+    probed: tuple[float, float] | None = None  # epsilon and the collapse probe's AUC of these weights; a resumed run measures it anew
     folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
     perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
 

@@ -40,7 +40,7 @@ def take_step(
     size = -(-len(x) // settings.accumulate)
     parts, labels = x.split(size), y.split(size)
     if method.replay is not None and epsilon > 0:
-        return _replays(training, parts, labels, settings, recipe, epsilon=epsilon)
+        return _replays(training, x, y, settings, recipe, size, epsilon=epsilon)
     examples = []
     attacked = training.attacked(x) if epsilon > 0 else training.network
     for part, of in zip(parts, labels, strict=True):
@@ -52,13 +52,12 @@ def take_step(
     return terms, examples[0] if len(examples) == 1 else torch.cat(examples)
 
 
-def _replays(training, parts, labels, settings, recipe, *, epsilon):
-    """Updates on the same images, each of which also moves their perturbation by its own input gradient."""
-    x, y = torch.cat(parts), torch.cat(labels)
+def _replays(training, x, y, settings, recipe, size, *, epsilon):
+    """Updates on the same images, in parts of `size`, each of which also moves their perturbation by its own input gradient."""
     delta = torch.zeros_like(x) if training.perturbation is None else training.perturbation
     for _ in range(recipe.replays):
         adversarial = (x + delta).clamp_(0, 1).requires_grad_()
-        terms = _update(training, parts, adversarial.split(len(parts[0])), labels, settings, recipe, inputs=adversarial)
+        terms = _update(training, x.split(size), adversarial.split(size), y.split(size), settings, recipe, inputs=adversarial)
         delta = recipe_named(recipe.recipe).replay(delta, adversarial.grad, y, recipe, epsilon=epsilon)
     training.perturbation = delta
     return terms, adversarial.detach()

@@ -15,6 +15,7 @@ from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.errors import UserError
+from robust.training.collapse import CollapseGuard
 from robust.training.lipschitz import lipschitz_term
 from robust.training.loop import Place, start_training
 from robust.training.modes import evaluation_mode
@@ -156,6 +157,15 @@ def blended_crops():
     crops = crop_set()
     crops.landmarks = np.tile(TEMPLATE * SIZE / 112, (len(crops), 1, 1)).astype(np.float32)
     return SelfBlendedCrops.of(crops, "mixed")
+
+
+def test_a_single_step_attack_is_probed_on_blends_too_and_once_an_epoch(monkeypatch):
+    probes = []
+    measure = CollapseGuard.robust_auc
+    monkeypatch.setattr(CollapseGuard, "robust_auc", lambda guard: probes.append(measure(guard)) or probes[-1])
+    fast = recipe(recipe="fast", epochs=3, attack={"epsilon": 1})
+    train(smooth(), blended_crops(), train_settings=settings(self_blend={"share": 0.5}), train_recipe=fast)
+    assert len(probes) == 4 and all(0 <= value <= 1 for value in probes)  # before the first epoch and after each
 
 
 @pytest.mark.parametrize("make, share", [(crop_set, 0), (blended_crops, 0.5)])

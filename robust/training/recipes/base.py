@@ -1,6 +1,6 @@
 """What differs between training recipes; all the rest is the one loop.
 
-A recipe makes examples of a batch (`perturb`) and says what is minimised on the logits (`loss`). A recipe that is another one
+A recipe attacks images (`attack`) and says what is minimised on the logits (`loss`). A recipe that is another one
 with fixed or changing settings says which (`stage`).
 """
 from __future__ import annotations
@@ -10,19 +10,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from robust.attacks.subset import attack_chosen
 from robust.attacks.threat import THREATS, Threat
 from robust.config import PIXEL, AttackConfig, RecipeConfig
 
-Perturb = Callable[..., Tensor]
-"""(network, x, y, settings, *, epsilon, generator) -> examples, or `x` itself where nothing is attacked.
-
-The network is the bare detector (not its DDP wrapper: an attack needs no reduction of gradients), x are (N, 3, H, W) in [0, 1],
-y the (N,) labels on the CPU, settings a RecipeConfig, epsilon today's radius in 0-255 units (during a warm-up below
-attack.epsilon).
-"""
+Attack = Callable[..., Tensor]
+"""(network, x, y, settings, *, epsilon, generator) -> examples of images that are all to be attacked; see `Recipe.perturb`."""
 Loss = Callable[[Tensor | None, Tensor | None, Tensor, RecipeConfig], dict[str, Tensor]]
 """(clean logits, adversarial logits, targets, settings) -> scalars: total, to minimise, and terms to log.
 
@@ -43,7 +38,7 @@ def mixture(clean: Tensor | None, adversarial: Tensor | None, targets: Tensor, s
 class Recipe:
     """
     Args:
-        perturb: makes the examples.
+        attack: makes the examples; None: there is none.
         loss: of the logits.
         looks_at: the points whose logits the loss needs, "clean" and "adversarial", from the settings.
         replay: moves the perturbation by the input gradient of the training loss itself, for recipes without an attack of
@@ -53,12 +48,31 @@ class Recipe:
         stage: the settings of an epoch, from (settings, epoch); they may name another recipe.
     """
 
-    perturb: Perturb
+    attack: Attack | None = None
     loss: Loss = mixture
     looks_at: Callable[[RecipeConfig], tuple[str, ...]] = lambda settings: both_or_one(settings.adversarial_share)
     replay: Callable[..., Tensor] | None = None
     single_step: bool = False
     stage: Callable[[RecipeConfig, int], RecipeConfig] = lambda settings, epoch: settings
+
+    def perturb(
+        self, network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator
+    ) -> Tensor:
+        """The batch's examples; `x` itself where nothing is attacked.
+
+        Args:
+            network: the bare detector (not its DDP wrapper: an attack needs no reduction of gradients).
+            x: (N, 3, H, W) in [0, 1].
+            y: (N,) labels, on the CPU.
+            epsilon: today's radius in 0-255 units (during a warm-up below attack.epsilon).
+        """
+        if self.attack is None or epsilon == 0:
+            return x
+
+        def attacked(x: Tensor, y: Tensor) -> Tensor:
+            return self.attack(network, x, y, settings, epsilon=epsilon, generator=generator)
+
+        return of_chosen(attacked, x, y, settings.attack)
 
 
 def both_or_one(share: float) -> tuple[str, ...]:

@@ -16,25 +16,19 @@ from torch import Tensor, nn
 from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.noise import ImageNoise
 from robust.config import PIXEL, RecipeConfig
-from robust.training.recipes.base import Recipe, ball, of_chosen, step_size_of
+from robust.training.recipes.base import Recipe, ball, step_size_of
 
 
-def perturb(
+def attack(
     network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator
 ) -> Tensor:
     """Examples within (settings.noise + 1) * epsilon; attack.step_size is alpha, epsilon if not set."""
-    attack = settings.attack
-    if epsilon == 0:
-        return x
-
-    def attacked(x: Tensor, y: Tensor) -> Tensor:
-        with attack_mode(network), torch.no_grad():
-            noisy = ball(attack, settings.noise * epsilon).random_start(x, ImageNoise.of(x, generator=generator))
-            _, gradient = value_and_input_gradient(network, noisy, y.to(x.device))
-            alpha = step_size_of(attack, epsilon) or epsilon * PIXEL
-            return ball(attack, epsilon).step(noisy, gradient, alpha).clamp_(0, 1)
-
-    return of_chosen(attacked, x, y, attack)
+    of = settings.attack
+    with attack_mode(network), torch.no_grad():
+        noisy = ball(of, settings.noise * epsilon).random_start(x, ImageNoise.of(x, generator=generator))
+        _, gradient = value_and_input_gradient(network, noisy, y.to(x.device))
+        alpha = step_size_of(of, epsilon) or epsilon * PIXEL
+        return ball(of, epsilon).step(noisy, gradient, alpha).clamp_(0, 1)
 
 
-RECIPE = Recipe(perturb, single_step=True)
+RECIPE = Recipe(attack, single_step=True)

@@ -7,7 +7,6 @@ configuration.
 from __future__ import annotations
 
 from robust.config import RecipeConfig
-from robust.training.recipes import fast
 from robust.training.recipes.base import Recipe
 
 
@@ -19,4 +18,4 @@ def stage(settings: RecipeConfig, epoch: int) -> RecipeConfig:
     return settings.model_copy(update={"recipe": "fast" if cheap else settings.finish, "lipschitz": lipschitz})
 
 
-RECIPE = Recipe(fast.perturb, stage=stage)
+RECIPE = Recipe(stage=stage)

@@ -14,11 +14,6 @@ from robust.config import RecipeConfig
 from robust.training.recipes.base import Recipe, ball
 
 
-def perturb(network, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator) -> Tensor:
-    """No attack of its own."""
-    return x
-
-
 def replay(delta: Tensor, gradient: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float) -> Tensor:
     """The perturbation after one more step of epsilon up the gradient, in the ball; 0 for reals if fakes alone are attacked."""
     threat = ball(settings.attack, epsilon)
@@ -29,4 +24,4 @@ def replay(delta: Tensor, gradient: Tensor, y: Tensor, settings: RecipeConfig, *
     return moved * fakes.to(delta.device, non_blocking=True) if settings.attack.targets == "fake" else moved
 
 
-RECIPE = Recipe(perturb, replay=replay)
+RECIPE = Recipe(replay=replay)

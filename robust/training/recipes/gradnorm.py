@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from robust.config import RecipeConfig
 from robust.errors import ConfigError
-from robust.training.recipes import madry
 from robust.training.recipes.base import Recipe
 
 
@@ -19,4 +18,4 @@ def stage(settings: RecipeConfig, epoch: int) -> RecipeConfig:
     return settings.model_copy(update={"recipe": "madry", "attack": settings.attack.model_copy(update={"epsilon": 0.0})})
 
 
-RECIPE = Recipe(madry.perturb, stage=stage)
+RECIPE = Recipe(stage=stage)

@@ -9,24 +9,18 @@ from torch import Tensor, nn
 
 from robust.attacks.pgd import pgd
 from robust.config import RecipeConfig
-from robust.training.recipes.base import Recipe, ball, of_chosen, step_size_of
+from robust.training.recipes.base import Recipe, ball, step_size_of
 
 
-def perturb(
+def attack(
     network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator
 ) -> Tensor:
-    """PGD examples inside the ball; `x` itself where epsilon is 0."""
-    attack = settings.attack
-    if epsilon == 0:
-        return x
-
-    def attacked(x: Tensor, y: Tensor) -> Tensor:
-        return pgd(
-            network, x, y, ball(attack, epsilon), steps=attack.steps, step_size=step_size_of(attack, epsilon),
-            random_start=attack.random_start, generator=generator, keep_best=False, checked=False,
-        )
-
-    return of_chosen(attacked, x, y, attack)
+    """PGD examples inside the ball."""
+    of = settings.attack
+    return pgd(
+        network, x, y, ball(of, epsilon), steps=of.steps, step_size=step_size_of(of, epsilon), random_start=of.random_start,
+        generator=generator, keep_best=False, checked=False,
+    )
 
 
-RECIPE = Recipe(perturb)
+RECIPE = Recipe(attack)

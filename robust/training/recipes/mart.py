@@ -26,4 +26,4 @@ def loss(clean: Tensor, adversarial: Tensor | None, targets: Tensor, settings: R
     return {"total": boosted + settings.beta * kl, "adversarial": boosted, "kl": kl}
 
 
-RECIPE = Recipe(madry.perturb, loss, looks_at=lambda settings: ("clean", "adversarial"))
+RECIPE = Recipe(madry.attack, loss, looks_at=lambda settings: ("clean", "adversarial"))

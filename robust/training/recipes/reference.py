@@ -8,7 +8,6 @@ Source of the numbers: github.com/JungYuna9515/Deepfake-Detection-Robust-on-adve
 from __future__ import annotations
 
 from robust.config import AttackConfig, LipschitzConfig, RecipeConfig
-from robust.training.recipes import madry
 from robust.training.recipes.base import Recipe
 
 STEPS = 40
@@ -25,4 +24,4 @@ def stage(settings: RecipeConfig, epoch: int) -> RecipeConfig:
     return settings.model_copy(update=own)
 
 
-RECIPE = Recipe(madry.perturb, stage=stage)
+RECIPE = Recipe(stage=stage)

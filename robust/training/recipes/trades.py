@@ -14,27 +14,20 @@ from torch import Tensor, nn
 from robust.attacks.gradients import attack_mode
 from robust.attacks.pgd import pgd
 from robust.config import RecipeConfig
-from robust.training.recipes.base import Recipe, ball, bernoulli_kl, of_chosen, step_size_of
+from robust.training.recipes.base import Recipe, ball, bernoulli_kl, step_size_of
 
 
-def perturb(
+def attack(
     network: nn.Module, x: Tensor, y: Tensor, settings: RecipeConfig, *, epsilon: float, generator: torch.Generator
 ) -> Tensor:
-    """PGD on the divergence; the labels play no part but to say which images are attacked."""
-    attack = settings.attack
-    if epsilon == 0:
-        return x
-
-    def attacked(x: Tensor, y: Tensor) -> Tensor:
-        with attack_mode(network), torch.no_grad():
-            said = network(x).float()
-        return pgd(
-            network, x, said, ball(attack, epsilon), steps=attack.steps, step_size=step_size_of(attack, epsilon),
-            random_start=True, loss=lambda logits, said: bernoulli_kl(said, logits), generator=generator,
-            keep_best=False, checked=False,
-        )
-
-    return of_chosen(attacked, x, y, attack)
+    """PGD on the divergence; the labels play no part in it."""
+    of = settings.attack
+    with attack_mode(network), torch.no_grad():
+        said = network(x).float()
+    return pgd(
+        network, x, said, ball(of, epsilon), steps=of.steps, step_size=step_size_of(of, epsilon), random_start=True,
+        loss=lambda logits, said: bernoulli_kl(said, logits), generator=generator, keep_best=False, checked=False,
+    )
 
 
 def loss(clean: Tensor, adversarial: Tensor | None, targets: Tensor, settings: RecipeConfig) -> dict[str, Tensor]:
@@ -44,4 +37,4 @@ def loss(clean: Tensor, adversarial: Tensor | None, targets: Tensor, settings: R
     return {"total": on_clean + settings.beta * kl, "clean": on_clean, "kl": kl}
 
 
-RECIPE = Recipe(perturb, loss, looks_at=lambda settings: ("clean", "adversarial"))
+RECIPE = Recipe(attack, loss, looks_at=lambda settings: ("clean", "adversarial"))
