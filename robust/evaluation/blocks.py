@@ -77,9 +77,13 @@ def _block(videos: list[Mapping], max_frames: int | None) -> Block:
     )
 
 
+VERSION = 2
+"""Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now."""
+
+
 def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: int) -> str:
     """The name of a block's result under one cell; `model` is the hash of the weights."""
-    return block_hash(content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(cell))
+    return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(cell))
 
 
 def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
