@@ -17,6 +17,8 @@ from robust.storage import is_s3
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-gcp.lock")
 """What the image installs; the second has what only Ray's autoscaler on Google Cloud needs."""
+PACKAGES = ("jobs", "robust", "cluster")
+"""The code that the image holds."""
 USER_ID = 1000
 """Of the image's user; also the first user of Ubuntu's machine images, so that mounted files can be read."""
 HOME = "/home/ray"
@@ -174,6 +176,13 @@ def locked_version(package: str) -> str:
 
 
 def tag(variant: str) -> str:
-    """Of the image with what is locked now, such as ray2.60.0-0123456789ab-cuda."""
-    content = b"".join((ROOT / lock).read_bytes() for lock in LOCKS)
-    return f"ray{locked_version('ray')}-{hashlib.sha256(content).hexdigest()[:12]}-{variant}"
+    """Of the image with what is locked and written now, such as ray2.60.0-0123456789ab-cuda.
+
+    Nodes keep an image under its tag, so code that changed must be another tag, too.
+    """
+    digest = hashlib.sha256()
+    code = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")))
+    for path in (*(ROOT / lock for lock in LOCKS), *code):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"ray{locked_version('ray')}-{digest.hexdigest()[:12]}-{variant}"

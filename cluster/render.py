@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.check import problems_of, told
-from cluster.description import ROOT, Description
+from cluster.description import Description
 from cluster.kinds import aws, gcp, image, kuberay, slurm
-from robust.config import load_config
+from robust.config import default_config, load_config
 from robust.errors import ConfigError, UserError
 
 KINDS = {"aws": aws.files, "gcp": gcp.files, "kuberay": kuberay.files, "slurm": slurm.files, "image": image.files}
@@ -72,12 +72,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles, laid over it")
     parser.add_argument("--output", metavar="FOLDER", help="default: outputs/cluster/KIND")
     return parser.parse_intermixed_args(argv)
-
-
-def default_config() -> str:
-    """ray_config.yaml of the working folder, else the project's own."""
-    here = Path("ray_config.yaml")
-    return str(here if here.exists() else ROOT / here)
 
 
 if __name__ == "__main__":

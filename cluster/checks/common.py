@@ -12,7 +12,7 @@ from cluster.kinds.image import VARIANTS
 KEYS = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bGOOG[0-9A-Z]{20,}\b")
 NAMED = re.compile(r"""(?ix) (?P<key> [A-Z0-9_.-]*
                        (?: secret_?(?:access_?)?key | access_?key_?id | password | auth_?token | api_?key ) )
-                       ["']? \s* [:=] \s* ["']? (?P<value> [^\s"'$~/{}\[\],:=]{8,} )""")
+                       ["']? \s* [:=] \s* ["']? (?P<value> [^\s"'$~/{}\[\],:=] [^\s"'{}\[\],]{7,} )""")
 VARIABLE = re.compile(r"(?i)secret_?access_?key|access_?key_?id|password|auth_?token$|api_?key")
 """A name that a secret has; RAY_AUTH_TOKEN_PATH names a file."""
 REFERENCE = "name a Secret, a role or a file in its place, take the value out of every copy, and make a new one"

@@ -112,5 +112,5 @@ def _labels(file: str, labels: dict[str, str]) -> Iterator[Problem]:
             file,
             "LABEL org.opencontainers.image.version",
             made,
-            f"the locks give {tag(file.rpartition('.')[2])}; render again",
+            f"the locks and the code give {tag(file.rpartition('.')[2])}; render again",
         )

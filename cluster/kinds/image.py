@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shlex
 
-from cluster.description import APPLICATION, HOME, LOCKS, USER_ID, Description, tag
+from cluster.description import APPLICATION, HOME, LOCKS, PACKAGES, USER_ID, Description, tag
 
-CODE = ("jobs", "robust", "cluster", "ray_config.yaml")
+CODE = (*PACKAGES, "ray_config.yaml")
 DEBIAN = ("ca-certificates", "openssh-client", "procps", "rsync", "wget")
 """What Ray's launcher (rsync, ssh) and KubeRay's probes (wget) call inside the container."""
 MOUNTED = (".ray", ".aws")

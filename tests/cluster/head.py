@@ -20,7 +20,7 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class Head:
-    """`with Head(folder, environment) as head: head.submit("train", "run.name=a")`; leaves no process behind.
+    """`with Head(folder, environment) as head: head.submit_command("mine", [...])`; leaves no process behind.
 
     `environment` (storage keys and endpoint) is that of the cluster's machines: jobs inherit it.
     """
@@ -52,13 +52,6 @@ class Head:
              f"--object-store-memory={150 * 2**20}", f"--temp-dir={self.temporary}"],
             env=self.environment, cwd=self.folder, stdout=self.log, stderr=self.log)
         return self
-
-    def submit(self, job: str, *overrides: str, timeout_s: float = 600) -> tuple[str, str]:
-        """Runs `ray job submit --working-dir . -- python -m jobs.<job> ...`; returns (final status, the job's log)."""
-        name = f"{job}-{uuid.uuid4().hex[:8]}"
-        command = ["python", "-m", f"jobs.{job}", *overrides]
-        self.submit_command(name, command)
-        return self.wait(name, timeout_s), self.cli("logs", name).stdout
 
     def submit_command(self, name: str, command: list[str], *, timeout_s: float = 180) -> None:
         """Submits, again while the head is not ready: its dashboard answers before its agent takes jobs."""

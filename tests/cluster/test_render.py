@@ -126,7 +126,7 @@ PLANTED = [
     ("aws", AWS, put("docker/run_options", []), "no-token", "docker.run_options"),
     ("aws", AWS, drop("file_mounts"), "no-token", "docker.run_options"),
     ("aws", AWS, lambda d: d["docker"]["run_options"].append("--user=root"), "root-user", "docker.run_options"),
-    ("aws", AWS, lambda d: d["docker"]["run_options"].append("--env=AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENG"),
+    ("aws", AWS, lambda d: d["docker"]["run_options"].append("--env=AWS_SECRET_ACCESS_KEY=wJal/XUtn=EMI:K7MDENG"),
      "secret-value", "AWS_SECRET_ACCESS_KEY"),
     ("aws", AWS, put("head_start_ray_commands/1", "ray start --head --dashboard-host=0.0.0.0"),
      "dashboard-open", "head_start_ray_commands"),
@@ -316,12 +316,18 @@ def test_one_image_one_ray_version_one_bucket_over_all_kinds(rendered):
     assert f"org.opencontainers.image.version={tag('cuda')}" in rendered["image"]["Dockerfile.cuda"]
 
 
-def test_the_images_tag_follows_the_locks(tmp_path, monkeypatch):
+def test_the_images_tag_follows_the_locks_and_the_code(tmp_path, monkeypatch):
     before = tag("cpu")
     for name in ("requirements.lock", "requirements-gcp.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
+    for package in ("jobs", "robust", "cluster"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr("cluster.description.ROOT", tmp_path)
     assert tag("cpu") == before
+    with (tmp_path / "robust/errors.py").open("a") as code:
+        code.write("\n")
+    changed = tag("cpu")
+    assert changed.split("-")[0] == before.split("-")[0] and changed != before
     lock = tmp_path / "requirements.lock"
     lock.write_text(lock.read_text().replace(f"ray=={locked_version('ray')}", "ray==2.61.0"))
     assert tag("cpu").startswith("ray2.61.0-") and tag("cpu").split("-")[1] != before.split("-")[1]
