@@ -17,11 +17,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
 
 from cluster.local import LocalCluster
 from jobs.run_folder import RunFolder
-from robust.config import Config, describe, load_config
+from robust.config import Config, default_config, describe, load_config
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
@@ -79,12 +78,6 @@ def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> argparse.N
     parser.add_argument("--traceback", action="store_true", default=bool(os.environ.get("JOBS_TRACEBACK")),
                         help="show where an error arose (also: JOBS_TRACEBACK=1)")
     return parser.parse_intermixed_args(argv)
-
-
-def default_config() -> str:
-    """ray_config.yaml of the working folder, else the project's own."""
-    here = Path("ray_config.yaml")
-    return str(here if here.exists() else Path(__file__).resolve().parent.parent / here)
 
 
 def settings_help() -> str:

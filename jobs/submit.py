@@ -21,10 +21,10 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from jobs.cli import default_config, report_failure
+from jobs.cli import report_failure
 from jobs.packing import Package, pack
 from jobs.run_folder import FOLDERS
-from robust.config import Config, load_config
+from robust.config import Config, default_config, load_config
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
@@ -38,7 +38,6 @@ OUTAGE_S = 600
 """For a head that does not answer while its job is followed; a head that restarts takes minutes."""
 POLL_S = 2.0
 DEAD = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
-Say = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +103,7 @@ def connect(address: str) -> JobSubmissionClient:
 def running(client: JobSubmissionClient, metadata: dict[str, str]) -> str | None:
     """The submission that does this already, if any."""
     for job in client.list_jobs():
-        if job.status not in DEAD and {**(job.metadata or {}), **metadata} == (job.metadata or {}):
+        if job.status not in DEAD and metadata.items() <= (job.metadata or {}).items():
             return job.submission_id
     return None
 
@@ -151,14 +150,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
 
 
-def follow(client: JobSubmissionClient, name: str, *, ending: Callable[[], list[str]], show: Say = print) -> int:
+def follow(client: JobSubmissionClient, name: str, *, ending: Callable[[], list[str]]) -> int:
     """Shows the log until the job's status is a final one (a log stream may break before); returns the job's exit code."""
     shown = 0
     try:
         while True:
             details, log = look(client, name)
             if len(log) > shown:
-                show(log[shown:].rstrip("\n"))
+                print(log[shown:].rstrip("\n"), flush=True)
                 shown = len(log)
             if details.status in DEAD:
                 break

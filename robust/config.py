@@ -576,6 +576,12 @@ def _require_ranges(config: Config) -> None:
         raise ValueError(f"augment.blur_kernel: {config.augment.blur_kernel}: must be odd")
 
 
+def default_config() -> str:
+    """ray_config.yaml of the working folder, else the project's own."""
+    here = Path("ray_config.yaml")
+    return str(here if here.exists() else Path(__file__).resolve().parent.parent / here)
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None) -> Config:
     """Reads ray_config.yaml, lays one of its `profiles` over it, then `section.key=value` overrides.
 
