@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from robust.data.h264 import decode_h264, encode_h264
+from robust.data.jpeg import jpeg
 
 REFERENCE_SIDE = 224
 """H&D's images have so many pixels a side."""
@@ -77,14 +78,6 @@ class Draws:
 
 def _jpeg(image: np.ndarray, quality: float, draws: Draws) -> np.ndarray:
     return jpeg(image, quality=int(quality))
-
-
-def jpeg(image: np.ndarray, *, quality: int) -> np.ndarray:
-    """The image after JPEG at this quality (chroma at half resolution, as cameras and sites store it)."""
-    encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not encoded:
-        raise ValueError(f"an image of shape {image.shape} could not be encoded as JPEG")
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def _blur(image: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:

@@ -8,10 +8,12 @@ import pytest
 from scipy.stats import norm
 
 from robust.data import self_blend as module
-from robust.data.face_swap import TEMPLATE, transform
-from robust.data.self_blend import STRENGTHS, as_target, blend, face_mask, fit_face, self_blend, soften
+from robust.data.face_swap import mix, TEMPLATE, transform
+from robust.data.blend_mask import face_mask, fit_face, soften
+from robust.data.self_blend import STRENGTHS, as_target, self_blend
 
 LANDMARKS = TEMPLATE.astype(np.float32)
+FACE, MIDDLE = fit_face(LANDMARKS), LANDMARKS.mean(axis=0)
 NONE = dataclasses.replace(
     STRENGTHS["faint"], rgb=0, hue=0, saturation=0, value=0, contrast=0, move=0, zoom=0, least=1.0, ratios=(1.0,)
 )
@@ -25,14 +27,14 @@ def image():
 
 def test_a_mask_of_zero_leaves_the_target_and_of_one_the_source(image):
     other = 255 - image
-    assert np.array_equal(blend(other, image, np.zeros((112, 112), np.float32)), image)
-    assert np.array_equal(blend(other, image, np.ones((112, 112), np.float32)), other)
-    half = blend(np.full_like(image, 100), np.full_like(image, 50), np.full((112, 112), 0.5, np.float32))
+    assert np.array_equal(mix(other, image, np.zeros((112, 112), np.float32)), image)
+    assert np.array_equal(mix(other, image, np.ones((112, 112), np.float32)), other)
+    half = mix(np.full_like(image, 100), np.full_like(image, 50), np.full((112, 112), 0.5, np.float32))
     assert (half == 75).all()
 
 
 def test_identical_copies_give_the_image_back_whatever_the_mask(image, monkeypatch):
-    assert np.array_equal(blend(image, image, np.random.default_rng(1).random((112, 112)).astype(np.float32)), image)
+    assert np.array_equal(mix(image, image, np.random.default_rng(1).random((112, 112)).astype(np.float32)), image)
     monkeypatch.setattr(module, "CHANGES", ())
     assert all(
         np.array_equal(self_blend(image, LANDMARKS, np.random.default_rng(seed), strength=NONE), image)
@@ -58,9 +60,9 @@ def test_what_is_outside_the_mask_is_the_target_to_the_bit(image, monkeypatch):
 
     def noted(source, target, mask):
         seen.update(target=target, mask=mask)
-        return blend(source, target, mask)
+        return mix(source, target, mask)
 
-    monkeypatch.setattr(module, "blend", noted)
+    monkeypatch.setattr(module, "mix", noted)
     changed = 0
     for seed in range(20):
         fake = self_blend(image, LANDMARKS, np.random.default_rng(seed), strength=STRENGTHS["strong"])
@@ -71,7 +73,7 @@ def test_what_is_outside_the_mask_is_the_target_to_the_bit(image, monkeypatch):
 
 
 def test_masks_are_of_the_face_and_not_of_the_corners():
-    masks = [face_mask(LANDMARKS, (112, 112), np.random.default_rng(seed), STRENGTHS["faint"]) for seed in range(60)]
+    masks = [face_mask(FACE, (112, 112), np.random.default_rng(seed), elastic=STRENGTHS["faint"].elastic) for seed in range(60)]
     assert all(set(np.unique(mask)) == {0.0, 1.0} for mask in masks)
     mean = np.mean(masks, axis=0)
     assert mean[72, 56] > 0.5 > 0.01 > mean[:8, :8].max() and mean[:, :6].max() < 0.01
@@ -92,10 +94,10 @@ def test_two_blurs_move_the_edge_by_the_first_and_soften_it_by_the_second():
         def uniform(self, low, high, count):
             return np.array([6.0, 4.0])
 
-    soft = soften(mask, 1.0, Widths(), dataclasses.replace(NONE, hard=0.0))[4]
+    soft = soften(mask, 1.0, Widths(), feather=NONE.feather, hard=0.0)[4]
     edge = 99.5 + norm.ppf(0.99) * 6
     assert np.abs(soft - norm.cdf((np.arange(201) - edge) / 4)).max() < 0.06
-    assert np.array_equal(soften(mask, 1.0, Widths(), dataclasses.replace(NONE, hard=1.1)), mask)
+    assert np.array_equal(soften(mask, 1.0, Widths(), feather=NONE.feather, hard=1.1), mask)
 
 
 def test_hue_turns_red_into_green_or_blue_and_channels_shift_by_the_units_of_255():
@@ -129,7 +131,7 @@ def test_detail_is_lost_or_added(image):
 
 def test_the_source_is_moved_by_a_share_of_the_face(image):
     moved = module.move(
-        image, LANDMARKS, np.random.default_rng(0), dataclasses.replace(NONE, move=0.1)
+        image, MIDDLE, np.random.default_rng(0), dataclasses.replace(NONE, move=0.1), unit=1.0
     )  # of a face 70 pixels wide
     assert any(
         np.array_equal(moved[20:90, 20:90], image[20 + dy : 90 + dy, 20 + dx : 90 + dx])
@@ -144,7 +146,7 @@ def test_a_zoomed_and_turned_source_keeps_the_middle_of_the_face():
     cv2.circle(dot, (round(float(x)), round(float(y))), 3, (255, 255, 255), -1)
     for seed in range(4):
         moved = module.move(
-            dot, LANDMARKS, np.random.default_rng(seed), dataclasses.replace(NONE, turn=30, zoom=0.2, stretch=0.1)
+            dot, MIDDLE, np.random.default_rng(seed), dataclasses.replace(NONE, turn=30, zoom=0.2, stretch=0.1), unit=1.0
         )
         ys, xs = np.nonzero(moved[..., 0] > 127)
         assert abs(xs.mean() - x) < 1 and abs(ys.mean() - y) < 1
