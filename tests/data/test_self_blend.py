@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import norm
 
 from robust.data import self_blend as module
-from robust.data.face_swap import mix, TEMPLATE, transform
 from robust.data.blend_mask import face_mask, fit_face, soften
+from robust.data.face_swap import TEMPLATE, mix, transform
 from robust.data.self_blend import STRENGTHS, as_target, self_blend
 
 LANDMARKS = TEMPLATE.astype(np.float32)
