@@ -49,8 +49,7 @@ class Training:
     """All that changes while a model trains; what a checkpoint must hold to go on."""
 
     network: nn.Module
-    terms: Objective  # the network in its objective
-    objective: nn.Module  # the same, wrapped for DDP where there are several workers
+    objective: nn.Module  # the network in its `Objective`, wrapped for DDP where there are several workers
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     fold: bool = True
@@ -99,8 +98,7 @@ def start_training(
     extra = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
     optimizer = OPTIMIZERS[settings.optimizer](network.parameters(), lr=rate, weight_decay=settings.weight_decay, **extra)
     average = WeightAverage(network, settings.ema_decay) if settings.ema_decay > 0 else None
-    terms = Objective(network, recipe)
-    return Training(network, terms, wrap(terms), optimizer, average, settings.fold)
+    return Training(network, wrap(Objective(network)), optimizer, average, settings.fold)
 
 
 def train_epoch(
@@ -117,7 +115,6 @@ def train_epoch(
                             balance=settings.balance, self_blend=settings.self_blend.share)
     steps, total = len(batches), len(batches) * recipe.epochs
     recipe = stage_of(recipe, epoch=epoch, collapsed=training.collapsed)
-    training.terms.begin(recipe)
     epsilon_at = partial(rising_epsilon, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
     training.perturbation = None
     guard = CollapseGuard.of(training, crops, recipe, epsilon=epsilon_at((epoch + 1) * steps - 1), seed=seed, place=place)

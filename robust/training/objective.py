@@ -15,51 +15,46 @@ from torch import Tensor, nn
 from robust.config import PIXEL, RecipeConfig
 from robust.training.lipschitz import lipschitz_term
 from robust.training.modes import acts_as_deployed, evaluation_mode
-from robust.training.recipes import recipe_named, stage_of
+from robust.training.recipes import recipe_named
 
 
 class Objective(nn.Module):
     """
     Args:
         network: the detector.
-        settings: the recipe, its mixture, Lipschitz settings, the attack's epsilon (the length of the finite difference).
-
-    `settings` are those of the epoch being trained (`begin`).
     """
 
-    def __init__(self, network: nn.Module, settings: RecipeConfig):
+    def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
-        self.settings = stage_of(settings, epoch=0)
 
-    def begin(self, settings: RecipeConfig) -> None:
-        """The settings of an epoch, as of `stage_of`."""
-        self.settings = settings
-
-    def forward(self, clean: Tensor, adversarial: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, clean: Tensor, adversarial: Tensor, labels: Tensor, recipe: RecipeConfig) -> dict[str, Tensor]:
         """
         Args:
             clean, adversarial: (N, 3, H, W) in [0, 1]; the same tensor when there is no attack.
             labels: (N,) 1 = fake.
+            recipe: the epoch's, as of `stage_of`: its loss and mixture, Lipschitz settings, the attack's epsilon (the length
+                of the finite difference).
         Returns:
             scalars: total (to minimise), lipschitz and the loss's own terms (detached, to log).
         """
-        clean_logits, adversarial_logits, point, shared = self._logits(clean, adversarial)
-        loss = recipe_named(self.settings.recipe).loss
-        terms = loss(clean_logits, adversarial_logits, labels.to(clean.dtype), self.settings)
-        weight = self.settings.lipschitz.weight
-        slope = self._slope(point, labels, shared) if weight > 0 else clean.new_zeros(())
+        clean_logits, adversarial_logits, point, shared = self._logits(clean, adversarial, recipe)
+        terms = recipe_named(recipe.recipe).loss(clean_logits, adversarial_logits, labels.to(clean.dtype), recipe)
+        weight = recipe.lipschitz.weight
+        slope = self._slope(point, labels, shared, recipe) if weight > 0 else clean.new_zeros(())
         told = {name: value.detach() for name, value in terms.items()}
         return {**told, "lipschitz": slope.detach(), "total": terms["total"] + weight * slope}
 
-    def _logits(self, clean: Tensor, adversarial: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    def _logits(
+        self, clean: Tensor, adversarial: Tensor, recipe: RecipeConfig
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
         """The logits of the clean and the adversarial point, as far as the recipe looks at them; all clean where nothing was
         attacked. Then the point of the Lipschitz term, and its logits where they serve the term as well.
         """
-        points = recipe_named(self.settings.recipe).looks_at(self.settings) if adversarial is not clean else ("clean",)
-        at = "clean" if adversarial is clean else self.settings.lipschitz.at
+        points = recipe_named(recipe.recipe).looks_at(recipe) if adversarial is not clean else ("clean",)
+        at = "clean" if adversarial is clean else recipe.lipschitz.at
         images = {"clean": clean, "adversarial": adversarial}
-        if at in points and self._shares():
+        if at in points and self._shares(recipe):
             if not images[at].requires_grad:
                 images[at] = images[at].detach().requires_grad_()
             logits = {name: self.network(images[name]).float() for name in points}
@@ -69,17 +64,17 @@ class Objective(nn.Module):
         logits = dict(zip(points, halves.chunk(len(points)), strict=True))
         return logits.get("clean"), logits.get("adversarial"), images[at], None
 
-    def _shares(self) -> bool:
+    def _shares(self, recipe: RecipeConfig) -> bool:
         """Whether the loss's forward is also the term's: it is that of the deployed function, in the term's precision."""
-        settings = self.settings.lipschitz
+        settings = recipe.lipschitz
         return settings.weight > 0 and acts_as_deployed(self.network) and (settings.kind == "exact" or not self._halved())
 
     def _halved(self) -> bool:
         return torch.is_autocast_enabled(next(self.network.parameters()).device.type)
 
-    def _slope(self, point: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
-        settings = self.settings.lipschitz
-        h = max(self.settings.attack.epsilon, 0.5) * PIXEL
+    def _slope(self, point: Tensor, labels: Tensor, logits: Tensor | None, recipe: RecipeConfig) -> Tensor:
+        settings = recipe.lipschitz
+        h = max(recipe.attack.epsilon, 0.5) * PIXEL
         told = labels if settings.of == "loss" else None
         # In half precision the two logits of a finite difference round to the same number: h is below a step of bfloat16.
         halved = self._halved() and settings.kind == "exact"

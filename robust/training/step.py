@@ -66,18 +66,17 @@ def _replays(training, x, y, settings, recipe, size, *, epsilon):
 def _update(training, parts, examples, labels, settings, recipe, *, inputs: Tensor | None = None):
     """One step of the optimizer and the average; at the worst weights near these if the recipe asks for that."""
     network, optimizer = training.network, training.optimizer
-    optimizer.zero_grad(set_to_none=True)
     worst = nullcontext()
     if recipe.awp > 0:
+        optimizer.zero_grad(set_to_none=True)
         with statistics_held(network):
-            _backward(training, parts, examples, labels, settings)
+            _backward(training, parts, examples, labels, settings, recipe)
         worst = worst_weights(network, recipe.awp)
+        if inputs is not None:
+            inputs.grad = None
     with worst:
-        if recipe.awp > 0:
-            optimizer.zero_grad(set_to_none=True)
-            if inputs is not None:
-                inputs.grad = None
-        terms = _backward(training, parts, examples, labels, settings)
+        optimizer.zero_grad(set_to_none=True)
+        terms = _backward(training, parts, examples, labels, settings, recipe)
     if settings.gradient_clip is not None:
         nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
     optimizer.step()
@@ -86,14 +85,14 @@ def _update(training, parts, examples, labels, settings, recipe, *, inputs: Tens
     return terms
 
 
-def _backward(training, parts, examples, labels, settings) -> dict[str, Tensor]:
+def _backward(training, parts, examples, labels, settings, recipe) -> dict[str, Tensor]:
     """Leaves the gradient of the mean over all parts; workers exchange it once, with the last part."""
     count, sums = sum(len(part) for part in parts), {}
     for place, (part, example, of) in enumerate(zip(parts, examples, labels, strict=True)):
         waits = place < len(parts) - 1 and isinstance(training.objective, DistributedDataParallel)
         with training.objective.no_sync() if waits else nullcontext():
             with _precision(part, settings):
-                terms = training.objective(part, example, of.to(part.device, non_blocking=True))
+                terms = training.objective(part, example, of.to(part.device, non_blocking=True), recipe)
             share = len(part) / count
             (terms["total"] if share == 1 else terms["total"] * share).backward()
         for name, value in terms.items():

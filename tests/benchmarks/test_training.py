@@ -22,7 +22,6 @@ def test_the_plain_step_trains_on_the_same_thing(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.zero_())
     train_recipe = benchmark.RECIPE.model_copy(update={"attack": benchmark.RECIPE.attack.model_copy(update={"random_start": False})})
     monkeypatch.setattr(benchmark, "RECIPE", train_recipe)
-    case.training.terms.begin(train_recipe)
     case.plain.load_state_dict(case.training.network.state_dict())
     passes = case.passes()
     passes["ours"]()

@@ -44,7 +44,7 @@ def towards_wrong(network, y) -> torch.Tensor:
 
 
 def values(name, network, clean, adversarial, y, **more) -> dict[str, float]:
-    terms = Objective(network, recipe(recipe=name, attack={"epsilon": EPSILON}, **more))(clean, adversarial, y)
+    terms = Objective(network)(clean, adversarial, y, recipe(recipe=name, attack={"epsilon": EPSILON}, **more))
     return {key: value.item() for key, value in terms.items()}
 
 
@@ -209,8 +209,8 @@ def test_the_slope_of_the_loss_is_the_logits_times_how_wrong_it_is(kind):
     for norm, expected in (("l1", wrong * w.abs().sum()), ("l2", wrong.square() * w.square().sum())):
         term = lipschitz_term(model, x, kind=kind, norm=norm, h=1e-6, labels=y)
         assert term.item() == pytest.approx(expected.mean().item(), rel=1e-4)
-    objective = Objective(Linear(w), recipe(lipschitz={"weight": 1, "of": "loss", "norm": "l1", "kind": kind}))
-    assert objective(x, x, y)["lipschitz"].item() == pytest.approx((wrong * w.abs().sum()).mean().item(), rel=0.02)
+    terms = Objective(Linear(w))(x, x, y, recipe(lipschitz={"weight": 1, "of": "loss", "norm": "l1", "kind": kind}))
+    assert terms["lipschitz"].item() == pytest.approx((wrong * w.abs().sum()).mean().item(), rel=0.02)
 
 
 def test_the_reference_is_its_own_numbers_in_pixel_units():

@@ -80,7 +80,7 @@ def test_the_steps_gradient_is_that_of_the_objective_alone(more):
     train_recipe = recipe(**ATTACKED, **more)
     training, x, examples, y = stepped(train_recipe)
     alone = smooth()
-    Objective(alone, train_recipe)(x, examples, y)["total"].backward()
+    Objective(alone)(x, examples, y, train_recipe)["total"].backward()
     assert not torch.equal(examples, x)
     for parameter, expected in zip(training.network.parameters(), alone.parameters(), strict=True):
         assert torch.allclose(parameter.grad, expected.grad, rtol=1e-3, atol=1e-6)

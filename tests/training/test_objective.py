@@ -24,7 +24,7 @@ def batch():
 def test_the_mixture_of_clean_and_adversarial_loss(batch, share):
     clean, adversarial, y = batch
     network = smooth().eval()
-    terms = Objective(network, recipe(adversarial_share=share))(clean, adversarial, y)
+    terms = Objective(network)(clean, adversarial, y, recipe(adversarial_share=share))
     expected = (1 - share) * bce(network, clean, y) + share * bce(network, adversarial, y)
     assert terms["total"].item() == pytest.approx(float(expected), rel=1e-5) and terms["lipschitz"].item() == 0
     if share > 0:
@@ -36,7 +36,7 @@ def test_the_mixture_of_clean_and_adversarial_loss(batch, share):
 def test_without_an_attack_all_loss_is_clean(batch):
     clean, _, y = batch
     network = smooth().eval()
-    terms = Objective(network, recipe(adversarial_share=1))(clean, clean, y)
+    terms = Objective(network)(clean, clean, y, recipe(adversarial_share=1))
     assert terms["total"].item() == terms["clean"].item() == pytest.approx(float(bce(network, clean, y))) and terms["adversarial"].item() == 0
 
 
@@ -46,7 +46,7 @@ def test_the_lipschitz_term_is_added_with_its_weight(batch, at, kind):
     clean, adversarial, y = batch
     network = smooth().eval()
     settings = {"weight": 0.7, "kind": kind, "norm": "l1", "at": at}
-    terms = Objective(network, recipe(lipschitz=settings, attack={"epsilon": 2}))(clean, adversarial, y)
+    terms = Objective(network)(clean, adversarial, y, recipe(lipschitz=settings, attack={"epsilon": 2}))
     slope = lipschitz_term(network, adversarial if at == "adversarial" else clean, kind=kind, norm="l1", h=2 * PIXEL)
     assert terms["lipschitz"].item() == pytest.approx(slope.item(), rel=1e-5)
     assert terms["total"].item() == pytest.approx(float(bce(network, adversarial, y) + 0.7 * slope), rel=1e-5)
@@ -56,8 +56,8 @@ def test_the_lipschitz_term_is_added_with_its_weight(batch, at, kind):
 def test_the_lipschitz_term_does_not_move_batch_norm(batch, kind):
     clean, adversarial, y = batch
     with_term, without = smooth(), smooth()
-    Objective(with_term, recipe(lipschitz={"weight": 1, "kind": kind}))(clean, adversarial, y)
-    Objective(without, recipe())(clean, adversarial, y)
+    Objective(with_term)(clean, adversarial, y, recipe(lipschitz={"weight": 1, "kind": kind}))
+    Objective(without)(clean, adversarial, y, recipe())
     assert same(weights(with_term), weights(without)) and all(module.training for module in with_term.modules())
 
 
@@ -66,15 +66,15 @@ def test_the_term_is_that_of_the_deployed_function_also_with_dropout(batch):
     clean, adversarial, y = batch
     network = smooth(dropout=0.5)
     network.features.eval()  # batch norm stays as it is from one call to the next
-    slopes = [float(Objective(network, recipe(lipschitz={"weight": 1, "kind": kind}))(clean, adversarial, y)["lipschitz"])
+    slopes = [float(Objective(network)(clean, adversarial, y, recipe(lipschitz={"weight": 1, "kind": kind}))["lipschitz"])
               for kind in ("exact", "finite_difference")]
     assert slopes[1] == pytest.approx(slopes[0], rel=0.05)
 
 
 def test_the_finite_difference_survives_half_precision(batch):
     clean, adversarial, y = batch
-    objective = Objective(smooth().eval(), recipe(lipschitz={"weight": 1, "kind": "finite_difference"}))
-    expected = float(objective(clean, adversarial, y)["lipschitz"])
+    objective, of = Objective(smooth().eval()), recipe(lipschitz={"weight": 1, "kind": "finite_difference"})
+    expected = float(objective(clean, adversarial, y, of)["lipschitz"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = objective(clean, adversarial, y)
+        terms = objective(clean, adversarial, y, of)
     assert terms["lipschitz"].item() == pytest.approx(expected, rel=0.02)

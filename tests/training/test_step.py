@@ -94,7 +94,7 @@ def test_the_loss_and_the_term_share_a_forward_where_they_can(lipschitz, forward
 def test_sharing_the_forward_changes_nothing(at, share, lipschitz, monkeypatch):
     train_recipe = recipe(attack=ATTACK, lipschitz={**lipschitz, "at": at}, adversarial_share=share)
     shared = gradient_of(stepped(train_recipe, batch_norm="frozen")[0])
-    monkeypatch.setattr(Objective, "_shares", lambda self: False)
+    monkeypatch.setattr(Objective, "_shares", lambda self, recipe: False)
     assert apart(gradient_of(stepped(train_recipe, batch_norm="frozen")[0]), shared) < 1e-4
 
 
