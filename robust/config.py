@@ -302,6 +302,8 @@ class RecipeConfig(Section):
     epsilon_warmup: Share = Field(0.0, description="share of the steps over which epsilon rises from 0")
     learning_rate: float | None = Field(None, gt=0, description="null: train.learning_rate")
     activation: Activation | None = Field(None, description="swap every ReLU for this smooth one; null: model.activation")
+    batch_norm: Literal["train", "frozen"] | None = Field(None, description="as train.batch_norm, for this model; null: that")
+    refit: int = Field(16, ge=0, description="batches on which swapped activations get batch-norm statistics of their own first")
     init_from: str | None = Field(None, description="start from this model of the run (baseline); null: model.weights")
     select_by: SelectBy | None = Field(None, description="validation figure of the best checkpoint; null: train.select_by")
 
@@ -332,7 +334,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="of the optimizer")
     gradient_clip: float | None = Field(None, gt=0, description="largest gradient norm; null: off")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="weight averaging; the average is scored and saved; 0: off")
-    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: pretrained statistics are kept")
+    batch_norm: Literal["train", "frozen"] = Field("train", description="frozen: the statistics of the start are kept")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward and backward passes")
     fold: bool = Field(True, description="attack with batch norms folded into the convolutions: the same function, faster")
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")

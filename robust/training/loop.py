@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from robust.config import RecipeConfig, TrainConfig
 from robust.data.augment import Augmentation
@@ -122,7 +123,7 @@ def train_epoch(
     finite = torch.zeros((), device=place.device)
     waited, started = 0.0, time.perf_counter()
     rate = epsilon = 0.0
-    set_training(training.network, batch_norm=settings.batch_norm)
+    set_training(training.network, batch_norm=recipe.batch_norm or settings.batch_norm)
     feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings)
     for step in range(steps):
         before = time.perf_counter()
@@ -151,6 +152,22 @@ def train_epoch(
     drawn = steps * settings.batch_size
     examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
     return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe)
+
+
+def refit_batch_norms(
+    training: Training, crops: CropSet, settings: TrainConfig, batches: int, augment: Augmentation | None, *, seed: int, place: Place
+) -> None:
+    """Batch-norm statistics of the network as it is now, the mean over so many batches of clean crops.
+
+    A network whose activations were swapped has those of another function. Every worker sees whole batches, so all get the same.
+    """
+    drawn = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=0,
+                          balance=settings.balance, self_blend=settings.self_blend.share)[:batches]
+    alone = Place(device=place.device)
+    with _own_draws(seed, 0, alone):
+        update_bn((x for _, x, _ in _feed(drawn, crops, augment, epoch=0, seed=seed, place=alone, settings=settings)), training.network)
+    if training.average is not None:
+        training.average.network.load_state_dict(training.network.state_dict())
 
 
 @contextmanager

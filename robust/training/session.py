@@ -18,7 +18,7 @@ from robust.data.shards import read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector
-from robust.training.loop import EpochFigures, Place, Training, start_training, train_epoch
+from robust.training.loop import EpochFigures, Place, Training, refit_batch_norms, start_training, train_epoch
 from robust.training.state import load_state
 from robust.training.validation import validate
 
@@ -102,9 +102,11 @@ def run_epochs(
         the training, the epoch's figures, and rank 0's validation figures (None elsewhere and between validations).
     """
     training = start_training(network, config.train, recipe, device=place.device, wrap=wrap)
+    augment = build_augmentation(config.augment)
     if resume is not None:
         load_state(training, resume)
-    augment = build_augmentation(config.augment)
+    elif (recipe.activation or config.model.activation) and recipe.refit > 0:
+        refit_batch_norms(training, crops.train, config.train, recipe.refit, augment, seed=config.run.seed, place=place)
     while training.epoch < recipe.epochs:
         figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress)
         due = training.epoch % threat.every == 0 or training.epoch == recipe.epochs

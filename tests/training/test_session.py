@@ -1,5 +1,6 @@
 """robust/training/session.py: from a run's shards and settings to trained epochs."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from tiny_run import write_faces
 from tiny_training import same, weights
 
 from robust.config import parse
+from robust.data.inputs import to_tensor
+from robust.data.order import epoch_batches
 from robust.errors import UserError
 from robust.models.checkpoint import save_checkpoint
 from robust.training.loop import Place
@@ -118,3 +121,25 @@ def test_real_faces_alone_are_enough_with_self_blends(local_storage):
     network, _ = initial_detector(config, config.train.baseline, local_storage)
     (training, figures, scores), = run_epochs(config, config.train.baseline, config.train.validation, network, crops, place=Place())
     assert figures.steps == 4 and 0 <= scores["auc"] <= 1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_swapped_activations_get_batch_norm_statistics_of_their_own(storage, frozen):
+    config = config_of(augment={"level": "none"}, train={
+        "batch_size": 8, "ema_decay": 0.9, "validation": {"steps": 1, "max_images": 8},
+        "defended": {"epochs": 1, "attack": {"epsilon": 1, "steps": 1}, "activation": "silu", "refit": 3,
+                     "batch_norm": "frozen" if frozen else None},
+    })
+    recipe, crops = config.train.defended, load_crops(config, storage)
+    network, _ = initial_detector(config, recipe, storage)
+    before, seen = copy.deepcopy(network).train(), []
+    batches = epoch_batches(crops.train.labels, crops.train.methods, batch_size=8, seed=config.run.seed, epoch=0, balance=True)
+    last_norm = [module for module in before.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+    last_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean(dim=(0, 2, 3))))
+    with torch.no_grad():
+        for indices in batches[:3]:
+            before(to_tensor(crops.train.batch(indices)).contiguous(memory_format=torch.channels_last))
+    (training, _, _), = run_epochs(config, recipe, config.train.validation, network, crops, place=Place())
+    for trained in (training.network, training.average.network):
+        mean = [module for module in trained.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1].running_mean
+        assert torch.allclose(mean, torch.stack(seen).mean(dim=0), rtol=1e-4, atol=1e-6) == frozen
