@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from robust.config import Config, DeployConfig, GroupConfig, dump_yaml
+from robust.config import Config, dump_yaml
+from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
 from robust.storage import is_s3
 

@@ -7,7 +7,7 @@ import json
 from cluster.description import Description, Place, required
 from cluster.kinds import dumped
 from cluster.kinds.ray_up import HEAD, cluster
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import GroupConfig, MachineConfig
 
 CLUSTER_TAG = "ray-cluster-name"
 """Ray tags every machine that it starts with it."""

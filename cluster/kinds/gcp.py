@@ -8,7 +8,7 @@ from __future__ import annotations
 from cluster.description import Description, required
 from cluster.kinds import dumped
 from cluster.kinds.ray_up import HEAD, cluster
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import GroupConfig, MachineConfig
 from robust.errors import ConfigError
 
 ENDPOINT = "https://storage.googleapis.com"

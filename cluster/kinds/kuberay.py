@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cluster.description import HOME, USER_ID, Description
 from cluster.kinds import dumped
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import GroupConfig, MachineConfig
 
 STAGES = ("extract", "train", "tune", "evaluate", "pipeline")
 SETTINGS = "/etc/robust-deepfake"
