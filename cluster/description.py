@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -168,6 +169,7 @@ def place(key: str, uri: str) -> Place:
     return Place(bucket, prefix.strip("/"))
 
 
+@functools.cache
 def locked_version(package: str) -> str:
     """Of a package in requirements.lock."""
     found = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / LOCKS[0]).read_text(), re.MULTILINE)
@@ -181,9 +183,15 @@ def tag(variant: str) -> str:
 
     Nodes keep an image under its tag, so code that changed must be another tag, too.
     """
+    return f"ray{locked_version('ray')}-{code_digest()}-{variant}"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the locks and the code: 12 hex digits. Read once a process: a file of several pods asks for each."""
     digest = hashlib.sha256()
     code = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")))
     for path in (*(ROOT / lock for lock in LOCKS), *code):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"ray{locked_version('ray')}-{digest.hexdigest()[:12]}-{variant}"
+    return digest.hexdigest()[:12]
