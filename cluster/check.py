@@ -14,8 +14,7 @@ from cluster.checks import Problem, iam, image, kuberay, slurm
 from cluster.checks.common import secret_values
 from cluster.checks.reading import read
 from cluster.checks.settings import settings_problems
-
-KINDS = ("aws", "gcp", "kuberay", "slurm", "image")
+from cluster.kinds import KINDS
 
 
 def problems_of(kind: str, files: dict[str, str]) -> list[Problem]:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from robust.config import Config, dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
+from robust.object_stores.s3 import bucket_path
 from robust.storage import is_s3
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,13 +161,13 @@ def place(key: str, uri: str) -> Place:
     """Raises: ConfigError: no bucket, or a name that is none."""
     if not is_s3(uri):
         raise ConfigError(f"{key}: {uri!r}: the nodes of a cluster share no disk; give s3://bucket/prefix")
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    bucket, _, prefix = bucket_path(uri).partition("/")
     if not BUCKET.fullmatch(bucket) or not PREFIX.fullmatch(prefix):
         raise ConfigError(
             f"{key}: {uri!r}: no name of a bucket and prefix: 3 to 63 of a-z, 0-9, '.' and '-', then letters, "
             "digits and !_.'()/=+@:-; give s3://bucket/prefix"
         )
-    return Place(bucket, prefix.strip("/"))
+    return Place(bucket, prefix)
 
 
 @functools.cache

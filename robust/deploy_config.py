@@ -1,7 +1,7 @@
 """The `cluster.deploy` section of ray_config.yaml: the one description of a cluster to be (docs/cluster)."""
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ DnsName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@=+-]*$")]
 """An identifier of a cloud, an image or an account: no space and nothing that a shell or YAML reads in its own way."""
 
+Stage = Literal["pipeline", "extract", "train", "tune", "evaluate"]
+"""A job that a cluster is made for."""
+STAGES: tuple[str, ...] = get_args(Stage)
+
 
 class MachineConfig(Section):
     """What one node has; each way to a cluster takes what it needs of it."""
@@ -20,7 +24,7 @@ class MachineConfig(Section):
     gcp_type: Word = Field(description="Compute Engine machine type")
     cpus: int = Field(ge=1, description="CPUs of the node")
     memory_gb: int = Field(ge=1, description="its memory, GiB")
-    disk_gb: int = Field(200, ge=50, description="its disk, GiB; the image alone takes about 10")
+    disk_gb: int = Field(200, ge=50, description="its disk, GiB; the image alone takes about 7")
 
 
 class GroupConfig(MachineConfig):
@@ -49,13 +53,15 @@ class AwsConfig(Section):
         None, description="machine image with Docker, rsync and, for GPUs, NVIDIA driver and container toolkit"
     )
     security_groups: list[Word] = Field([], description="ids; empty: Ray makes one, which lets SSH in from everywhere")
+    root_device: Annotated[str, Field(pattern=r"^/dev/[a-z0-9]+$")] = Field(
+        "/dev/sda1", description="its root disk's name, else disk_gb makes a second, empty disk; Amazon Linux: /dev/xvda"
+    )
     ssh_user: Word = Field("ubuntu", description="user of the machine image")
 
 
 class GcpConfig(Section):
     project: Word | None = Field(None, description="project id")
-    region: Word = Field("us-central1", description="of the machines")
-    zone: Word = Field("us-central1-a", description="of the machines")
+    zone: Annotated[str, Field(pattern=r"^[a-z]+-[a-z]+\d+-[a-z]$")] = Field("us-central1-a", description="of the machines")
     machine_image: Word | None = Field(None, description="source of the boot disk; needs what aws.ami needs")
     ssh_user: Word = Field("ubuntu", description="user that Ray logs in as")
 
@@ -80,7 +86,7 @@ class KubernetesConfig(Section):
 class SlurmConfig(Section):
     group: DnsName = Field("train", description="which of the groups a node is: its CPUs, GPUs and memory")
     nodes: int = Field(2, ge=1, description="nodes of the allocation; the first is the head, and works too")
-    stage: Literal["pipeline", "extract", "train", "tune", "evaluate"] = Field("pipeline", description="the job that is run")
+    stage: Stage = Field("pipeline", description="the job that is run")
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")] = Field(
         "24:00:00", description="limit, [days-]hours:minutes:seconds"
     )

@@ -55,7 +55,7 @@ def node_config(description: Description, machine: MachineConfig, role: str) -> 
         "IamInstanceProfile": {"Name": role_name(description, role)},
         "BlockDeviceMappings": [
             {
-                "DeviceName": "/dev/sda1",
+                "DeviceName": aws.root_device,
                 "Ebs": {
                     "VolumeSize": machine.disk_gb,
                     "VolumeType": "gp3",

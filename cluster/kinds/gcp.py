@@ -73,7 +73,7 @@ def configuration(description: Description) -> dict:
     )
     provider = {
         "type": "gcp",
-        "region": gcp.region,
+        "region": gcp.zone.rpartition("-")[0],
         "availability_zone": gcp.zone,
         "cache_stopped_nodes": False,
         "project_id": required("cluster.deploy.gcp.project", gcp.project, "the id of your project"),
