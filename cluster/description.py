@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.demands import demands, fitting
 from robust.config import Config, dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
@@ -129,25 +130,14 @@ class Description:
             usable: how many of a node's CPUs Ray has.
         Raises: ConfigError: names the settings.
         """
-        config, groups = self.config, [(self.group(name), count) for name, count in nodes.items()]
-        for name, workers, cpus, gpus in (
-            ("train.workers", config.train.workers, config.train.cpus_per_worker, config.train.gpus_per_worker),
-            ("tune (one trial)", 1, config.tune.cpus_per_trial, config.tune.gpus_per_trial),
-            ("evaluate (one block)", 1, config.evaluate.cpus_per_task, config.evaluate.gpus_per_task),
-            ("extract (one detector)", 1, config.extract.detect_cpus, config.extract.detect_gpus),
-        ):
-            room = sum(count * _fitting(usable(group.cpus), group.gpus, cpus, gpus) for group, count in groups)
-            if room < workers:
+        groups = [(self.group(name), count) for name, count in nodes.items()]
+        for demand in demands(self.config):
+            room = sum(count * fitting(usable(group.cpus), group.gpus, demand) for group, count in groups)
+            if room < demand.workers:
                 raise ConfigError(
-                    f"{name}: {workers} x ({cpus:g} CPU, {gpus:g} GPU) do not fit: the groups of cluster.deploy have "
-                    f"room for {room} at their largest; raise max, or ask for less"
+                    f"{demand.key}: {demand.workers} x ({demand.cpus:g} CPU, {demand.gpus:g} GPU) do not fit: the groups of "
+                    f"cluster.deploy have room for {room} at their largest; raise max, or ask for less"
                 )
-
-
-def _fitting(node_cpus: int, node_gpus: int, cpus: float, gpus: float) -> int:
-    """How many workers of that size one node takes."""
-    by_cpu = int(node_cpus / cpus + 1e-9)
-    return min(by_cpu, int(node_gpus / gpus + 1e-9)) if gpus else by_cpu
 
 
 def required(key: str, value: str | None, what: str) -> str:

@@ -109,8 +109,13 @@ def running(client: JobSubmissionClient, metadata: dict[str, str]) -> str | None
 
 
 def entrypoint(arguments: argparse.Namespace, package: Package) -> str:
+    """The job's command line; what preflight says would fail is not begun. The pipeline does that itself."""
     profile = ["--profile", arguments.profile] if arguments.profile else []
-    return shlex.join(["python", "-m", f"jobs.{arguments.stage}", "--config", package.config, *profile, *arguments.overrides])
+    settings = ["--config", package.config, *profile, *arguments.overrides]
+    job = shlex.join(["python", "-m", f"jobs.{arguments.stage}", *settings])
+    if arguments.stage == "pipeline":
+        return job
+    return f"{shlex.join(['python', '-m', 'jobs.preflight', '--stage', arguments.stage, *settings])} && exec {job}"
 
 
 def submit(client: JobSubmissionClient, name: str, command: str, package: Package, metadata: dict[str, str]) -> None:
