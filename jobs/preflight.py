@@ -9,6 +9,7 @@ configuration is wrong. jobs.pipeline and jobs.submit run it first; where Ray wa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
-        with LocalCluster(config):
+        shown = sys.stderr if arguments.json else sys.stdout  # what Ray's processes say is no part of the JSON
+        with contextlib.redirect_stdout(shown), LocalCluster(config):
             findings = preflight(config, Storage.from_config(config.storage), stages_of(arguments.stage))
     except BaseException as error:
         return report_failure("preflight", error)

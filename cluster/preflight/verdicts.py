@@ -12,8 +12,9 @@ from cluster.preflight import FAIL, NOTE, OK, Finding
 GIB = 2**30
 SKEW_NOTED_S, SKEW_REFUSED_S = 5.0, 600.0
 """S3 refuses signatures of a clock that is 15 minutes off."""
-DISK_FULL_SHARE, DISK_LOW = 0.95, 10 * GIB
-"""Ray stops giving work to a node whose disk is 95 % full."""
+DISK_FULL_SHARE = 0.95
+"""From there on Ray puts no objects on a disk when its store is full, and the work that made them fails."""
+DISK_LOW, DISK_LEAST = 10 * GIB, 2 * GIB
 SHM_OF_GPUS = GIB
 """NCCL needs some hundred MiB there; a container has 64 MiB unless it is told otherwise."""
 GPU_RESERVE = 0.95
@@ -96,9 +97,12 @@ def clocks(node: str, skew: float, against: str) -> Finding:
 
 def disk(node: str, space: dict) -> Finding:
     used = 1 - space["free"] / space["total"]
-    state = FAIL if used > DISK_FULL_SHARE else NOTE if space["free"] < DISK_LOW else OK
+    is_low = used > DISK_FULL_SHARE or space["free"] < DISK_LOW
+    state = FAIL if space["free"] < DISK_LEAST else NOTE if is_low else OK
     seen = f"{space['free'] / GIB:.1f} of {space['total'] / GIB:.1f} GiB free at {space['folder']}"
-    remedy = "free space or give the node a larger disk (cluster.deploy.*.disk_gb): from 95 % on Ray gives it no work"
+    remedy = (
+        "free space or give the node a larger disk (cluster.deploy.*.disk_gb): from 95 % on Ray spills no objects there"
+    )
     return Finding("disk", node, state, seen, remedy)
 
 
