@@ -76,15 +76,11 @@ class LocalCluster:
         try:
             context = ray.init(address=address, logging_level="warning")
         except ray.exceptions.AuthenticationError as error:
-            raise UserError(
-                "the Ray cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
-                "file with the cluster's token."
-            ) from error
+            raise UserError("the Ray cluster asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the "
+                            "file with the cluster's token.") from error
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"no Ray cluster answers at cluster.address={address}: start one, submit this job with "
-                "`ray job submit`, or set cluster.address=local."
-            ) from error
+            raise UserError(f"no Ray cluster answers at cluster.address={address}: start one, submit this job with "
+                            "`ray job submit`, or set cluster.address=local.") from error
         self._undo.callback(ray.shutdown)
         self.dashboard_url = context.dashboard_url
 
@@ -113,10 +109,8 @@ class LocalCluster:
             try:
                 context = self._init_ray(folder)
             except Exception as error:
-                raise UserError(
-                    f"Ray did not start ({_first_line(error)}); its logs are in {outputs / 'logs'}. Is "
-                    "there memory for cluster.object_store_memory_mb, and an idle core?"
-                ) from error
+                raise UserError(f"Ray did not start ({_first_line(error)}); its logs are in {outputs / 'logs'}. Is "
+                                "there memory for cluster.object_store_memory_mb, and an idle core?") from error
         self.dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
 
     def _init_ray(self, folder: Path):
@@ -146,17 +140,13 @@ def _check(config: Config) -> None:
     if not cluster.local_s3:
         return
     if cluster.address != "local":
-        raise ConfigError(
-            f"cluster.local_s3 is true with cluster.address={cluster.address!r}: other machines cannot "
-            "reach an S3 server on 127.0.0.1; set it to false, and storage.uri to a shared bucket."
-        )
+        raise ConfigError(f"cluster.local_s3 is true with cluster.address={cluster.address!r}: other machines cannot "
+                          "reach an S3 server on 127.0.0.1; set it to false, and storage.uri to a shared bucket.")
     if not is_s3(storage.uri):
         raise ConfigError(f"cluster.local_s3 is true, but storage.uri is {storage.uri!r}; give s3://bucket/prefix.")
     if storage.endpoint_url is not None:
-        raise ConfigError(
-            f"cluster.local_s3 is true, but storage.endpoint_url is {storage.endpoint_url!r}; leave it "
-            "null: the server takes a free port."
-        )
+        raise ConfigError(f"cluster.local_s3 is true, but storage.endpoint_url is {storage.endpoint_url!r}; leave it "
+                          "null: the server takes a free port.")
 
 
 @functools.cache
@@ -212,18 +202,10 @@ def _guarded(folder: Path):
     import psutil
 
     guardian = subprocess.Popen(
-        [
-            sys.executable,
-            str(Path(__file__).with_name("guardian.py")),
-            SESSION_MARK,
-            str(folder),
-            str(Path(psutil.__file__).parent.parent),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        env={name: value for name, value in os.environ.items() if name != SESSION_MARK},
-    )
+        [sys.executable, str(Path(__file__).with_name("guardian.py")), SESSION_MARK, str(folder),
+         str(Path(psutil.__file__).parent.parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != SESSION_MARK})
     try:
         guardian.stdout.readline()
         yield

@@ -131,30 +131,17 @@ class S3Server:
         self.port = port
         (self.folder / "port").write_text(str(port))
         command = [
-            find_weed(),
-            "-logtostderr=true",
-            "mini",
-            f"-dir={self.folder / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-admin.ui=false",
-            "-webdav=false",
-            f"-s3.port={port}",
-            f"-master.port={port + 1}",
-            f"-volume.port={port + 2}",
-            f"-filer.port={port + 3}",
-            f"-admin.port={port + 4}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
+            find_weed(), "-logtostderr=true", "mini", f"-dir={self.folder / 'data'}",
+            "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false", "-webdav=false",
+            f"-s3.port={port}", f"-master.port={port + 1}", f"-volume.port={port + 2}", f"-filer.port={port + 3}",
+            f"-admin.port={port + 4}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         ]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with open(self.folder / "weed.log", "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command],
                 env={**inherited, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C goes to the job, which still writes while it stops
                 pass_fds=[self._lock.fileno()],  # the folder stays locked as long as a server lives on it
             )
@@ -179,10 +166,8 @@ class S3Server:
             time.sleep(0.1)
         if status not in (200, 409):  # 409: it was there
             self.stop()
-            raise UserError(
-                f"the local S3 server refuses the bucket {self.bucket!r} (HTTP {status}); choose another "
-                "storage.uri: 3 to 63 characters of a-z, 0-9 and -."
-            )
+            raise UserError(f"the local S3 server refuses the bucket {self.bucket!r} (HTTP {status}); choose another "
+                            "storage.uri: 3 to 63 characters of a-z, 0-9 and -.")
 
     def _put_bucket(self) -> int:
         """Signed by hand: a client would read the user's profile and settings, which are not about this server."""
@@ -253,10 +238,8 @@ def _lock(folder: Path):
         except OSError:
             if time.monotonic() > deadline:
                 lock.close()
-                raise UserError(
-                    f"another job runs the S3 server of {folder}: wait for it, stop it, or choose another "
-                    "cluster.outputs."
-                ) from None
+                raise UserError(f"another job runs the S3 server of {folder}: wait for it, stop it, or choose another "
+                                "cluster.outputs.") from None
             time.sleep(0.1)
 
 

@@ -28,6 +28,9 @@ PATHS = ("/", "/metrics", "/api/jobs/", "/api/v0/actors", "/nodes?view=summary",
 SERVED_TO_ALL = ("/", "/metrics")
 """Without a token, as docs/threat-model.md says: the empty page and the metrics."""
 
+WRONG = (None, "0" * 64)
+"""No token, and another one."""
+
 
 def listening() -> dict[tuple[str, int], str]:
     """{(address, port): name of the process} of Ray's session."""
@@ -53,7 +56,7 @@ def call(address: str, method: str, token: str | None) -> str:
     metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary(method)(b"", timeout=3, metadata=metadata)
+            channel.unary_unary(method)(b"", timeout=2, metadata=metadata)
             return "OK"
         except grpc.RpcError as error:
             return error.code().name
@@ -66,7 +69,7 @@ def get(address: str, path: str, token: str | None) -> int | None:
         f"http://{address}{path}", headers={"Authorization": f"Bearer {token}"} if token else {}
     )
     try:
-        with opener.open(request, timeout=3) as answer:
+        with opener.open(request, timeout=2) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -96,13 +99,14 @@ def test_no_port_of_the_embedded_cluster_serves_without_the_token(tmp_path):
         served = {}
         for (ip, port), process in sorted(ports.items(), key=lambda item: item[0][1]):
             address = f"{host_of(ip)}:{port}"
-            pages = {path: get(address, path, None) for path in PATHS}
-            answered = [method for method in METHODS if call(address, method, None) == "OK"]
-            answered += [method for method in METHODS if call(address, method, "0" * 64) == "OK"]
-            served[ip, port] = answered + [
-                path for path, status in pages.items() if status == 200 and path not in SERVED_TO_ALL
-            ]
-            print(f"{ip}:{port} {process}: HTTP {({path: status for path, status in pages.items() if status}) or 'no'}")
+            speaks_http = get(address, "/", None) is not None
+            asked = [(path, other) for path in PATHS for other in WRONG] if speaks_http else []
+            statuses = {(path, other): get(address, path, other) for path, other in asked}
+            calls = [] if speaks_http else [(method, other) for method in METHODS for other in WRONG]
+            open_pages = [path for (path, _), status in statuses.items() if status == 200 and path not in SERVED_TO_ALL]
+            served[ip, port] = open_pages + [method for method, other in calls if call(address, method, other) == "OK"]
+            told = {path: status for (path, other), status in statuses.items() if other is None and status}
+            print(f"{ip}:{port} {process}: {told or 'gRPC or another protocol'}")
         with_token = [call(f"{host_of(ip)}:{port}", METHODS[0], token) for ip, port in ports]
     assert {process for process in ports.values()} >= {"gcs_server", "raylet"}, ports
     assert "OK" in with_token  # the same question, so it was the token
