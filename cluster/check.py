@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from cluster.checks import Problem, iam, image, kuberay, slurm
 from cluster.checks.common import secret_values
+from cluster.checks.reading import read
 from cluster.checks.settings import settings_problems
-
-KINDS = ("aws", "gcp", "kuberay", "slurm", "image")
+from cluster.kinds import KINDS
 
 
 def problems_of(kind: str, files: dict[str, str]) -> list[Problem]:
@@ -26,7 +23,7 @@ def problems_of(kind: str, files: dict[str, str]) -> list[Problem]:
     if kind == "kuberay":
         documents = []
         for file, text in files.items():
-            parsed, wrong = _read(file, text)
+            parsed, wrong = read(file, text)
             found += wrong
             documents += [(file, document) for document in parsed]
         return found + list(kuberay.problems(documents))
@@ -46,7 +43,7 @@ def _one(kind: str, file: str, text: str) -> Iterator[Problem]:
     elif name == "ray_config.yaml":
         yield from settings_problems(file, text)
     else:
-        documents, wrong = _read(file, text)
+        documents, wrong = read(file, text)
         yield from wrong
         for document in documents:
             yield from _cloud(kind, file, document)
@@ -61,37 +58,6 @@ def _cloud(kind: str, file: str, document: dict) -> Iterator[Problem]:
         yield from (iam.policy if file.endswith(".json") else iam.role)(file, document)
 
 
-def _read(file: str, text: str) -> tuple[list[dict], list[Problem]]:
-    """The mappings in a YAML or JSON file."""
-    try:
-        documents = [json.loads(text)] if file.endswith(".json") else list(yaml.load_all(text, Loader=Unrepeated))
-    except (ValueError, yaml.YAMLError) as error:
-        return [], [
-            Problem(
-                "not-yaml", file, "(the file)", " ".join(str(error).split())[:200], "it cannot be read; render again"
-            )
-        ]
-    return (
-        [document for document in documents if isinstance(document, dict)],
-        [
-            Problem("not-yaml", file, "(the file)", document, "expected keys and values")
-            for document in documents
-            if not isinstance(document, dict)
-        ],
-    )
-
-
-class Unrepeated(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Refuses a key that stands twice: YAML would take the second and say nothing."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def told(problems: list[Problem]) -> str:
     return "\n".join(f"  {problem}" for problem in problems)
 
@@ -103,11 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args(argv)
-    files = {
-        str(path.relative_to(arguments.folder)): path.read_text(errors="replace")
-        for path in sorted(arguments.folder.rglob("*"))
-        if path.is_file()
-    }
+    try:
+        files = {
+            str(path.relative_to(arguments.folder)): path.read_text(errors="replace")
+            for path in sorted(arguments.folder.rglob("*"))
+            if not path.is_dir()
+        }
+    except OSError as error:
+        print(f"check: error: {error.filename}: {error.strerror}; take it out of the folder", file=sys.stderr)
+        return 1
     if not files:
         print(
             f"check: error: {arguments.folder} has no files; make them with python -m cluster.render {arguments.kind}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -10,8 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from robust.config import Config, DeployConfig, GroupConfig, dump_yaml
+from cluster.demands import demands, fitting
+from robust.config import Config, dump_yaml
+from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
+from robust.object_stores.s3 import bucket_path
 from robust.storage import is_s3
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,25 +130,14 @@ class Description:
             usable: how many of a node's CPUs Ray has.
         Raises: ConfigError: names the settings.
         """
-        config, groups = self.config, [(self.group(name), count) for name, count in nodes.items()]
-        for name, workers, cpus, gpus in (
-            ("train.workers", config.train.workers, config.train.cpus_per_worker, config.train.gpus_per_worker),
-            ("tune (one trial)", 1, config.tune.cpus_per_trial, config.tune.gpus_per_trial),
-            ("evaluate (one block)", 1, config.evaluate.cpus_per_task, config.evaluate.gpus_per_task),
-            ("extract (one detector)", 1, config.extract.detect_cpus, config.extract.detect_gpus),
-        ):
-            room = sum(count * _fitting(usable(group.cpus), group.gpus, cpus, gpus) for group, count in groups)
-            if room < workers:
+        groups = [(self.group(name), count) for name, count in nodes.items()]
+        for demand in demands(self.config):
+            room = sum(count * fitting(usable(group.cpus), group.gpus, demand) for group, count in groups)
+            if room < demand.workers:
                 raise ConfigError(
-                    f"{name}: {workers} x ({cpus:g} CPU, {gpus:g} GPU) do not fit: the groups of cluster.deploy have "
-                    f"room for {room} at their largest; raise max, or ask for less"
+                    f"{demand.key}: {demand.workers} x ({demand.cpus:g} CPU, {demand.gpus:g} GPU) do not fit: the groups of "
+                    f"cluster.deploy have room for {room} at their largest; raise max, or ask for less"
                 )
-
-
-def _fitting(node_cpus: int, node_gpus: int, cpus: float, gpus: float) -> int:
-    """How many workers of that size one node takes."""
-    by_cpu = int(node_cpus / cpus + 1e-9)
-    return min(by_cpu, int(node_gpus / gpus + 1e-9)) if gpus else by_cpu
 
 
 def required(key: str, value: str | None, what: str) -> str:
@@ -158,15 +151,16 @@ def place(key: str, uri: str) -> Place:
     """Raises: ConfigError: no bucket, or a name that is none."""
     if not is_s3(uri):
         raise ConfigError(f"{key}: {uri!r}: the nodes of a cluster share no disk; give s3://bucket/prefix")
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    bucket, _, prefix = bucket_path(uri).partition("/")
     if not BUCKET.fullmatch(bucket) or not PREFIX.fullmatch(prefix):
         raise ConfigError(
             f"{key}: {uri!r}: no name of a bucket and prefix: 3 to 63 of a-z, 0-9, '.' and '-', then letters, "
             "digits and !_.'()/=+@:-; give s3://bucket/prefix"
         )
-    return Place(bucket, prefix.strip("/"))
+    return Place(bucket, prefix)
 
 
+@functools.cache
 def locked_version(package: str) -> str:
     """Of a package in requirements.lock."""
     found = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / LOCKS[0]).read_text(), re.MULTILINE)
@@ -180,9 +174,15 @@ def tag(variant: str) -> str:
 
     Nodes keep an image under its tag, so code that changed must be another tag, too.
     """
+    return f"ray{locked_version('ray')}-{code_digest()}-{variant}"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the locks and the code: 12 hex digits. Read once a process: a file of several pods asks for each."""
     digest = hashlib.sha256()
     code = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")))
     for path in (*(ROOT / lock for lock in LOCKS), *code):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"ray{locked_version('ray')}-{digest.hexdigest()[:12]}-{variant}"
+    return digest.hexdigest()[:12]

@@ -8,17 +8,16 @@ Exit code 0: written and right; 2: the configuration is wrong; 1: the rest. docs
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.check import problems_of, told
 from cluster.description import Description
-from cluster.kinds import aws, gcp, image, kuberay, slurm
+from cluster.kinds import KINDS
 from robust.config import default_config, load_config
 from robust.errors import ConfigError, UserError
-
-KINDS = {"aws": aws.files, "gcp": gcp.files, "kuberay": kuberay.files, "slurm": slurm.files, "image": image.files}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def render(kind: str, description: Description) -> dict[str, str]:
 
     Raises: ConfigError: the configuration asks for what the checks refuse.
     """
-    files = KINDS[kind](description)
+    files = importlib.import_module(f"cluster.kinds.{kind}").files(description)
     if problems := problems_of(kind, files):
         raise ConfigError(f"the files for {kind} would be wrong:\n{told(problems)}")
     return files

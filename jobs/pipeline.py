@@ -30,6 +30,9 @@ def pipeline(config: Config, storage: Storage) -> dict:
         print(f"pipeline: {label}: {told[label]['summary']} ({told[label]['seconds']:.0f} s)", flush=True)
         return result
 
+    from jobs.preflight import require_preflight, stages_of
+
+    require_preflight(config, storage, stages_of("pipeline"))
     if config.data.demo.enabled:
         print("pipeline: demo data ...", flush=True)
         began = time.monotonic()

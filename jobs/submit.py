@@ -25,10 +25,10 @@ from jobs.cli import report_failure
 from jobs.packing import Package, pack
 from jobs.run_folder import FOLDERS
 from robust.config import Config, default_config, load_config
+from robust.deploy_config import STAGES
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
-STAGES = ("extract", "train", "tune", "evaluate", "detect", "pipeline")
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 NOT_READY = ("No available agent", "Failed to connect", "Connection refused", "500", "502", "503", "504")
 """What a head says that will take jobs in a moment: its dashboard answers before its agent has registered."""
@@ -70,7 +70,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.submit", allow_abbrev=False, description="Submits a job to a Ray cluster.",
         epilog="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) name the cluster's token; python -m jobs.STAGE --help lists the settings")
-    parser.add_argument("stage", choices=STAGES, help="the job")
+    parser.add_argument("stage", choices=(*STAGES, "detect"), help="the job")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", LOCAL_DASHBOARD), metavar="URL",
                         help="of the cluster's dashboard; RAY_API_SERVER_ADDRESS, else %(default)s")
@@ -109,8 +109,13 @@ def running(client: JobSubmissionClient, metadata: dict[str, str]) -> str | None
 
 
 def entrypoint(arguments: argparse.Namespace, package: Package) -> str:
+    """The job's command line; what preflight says would fail is not begun. The pipeline does that itself."""
     profile = ["--profile", arguments.profile] if arguments.profile else []
-    return shlex.join(["python", "-m", f"jobs.{arguments.stage}", "--config", package.config, *profile, *arguments.overrides])
+    settings = ["--config", package.config, *profile, *arguments.overrides]
+    job = shlex.join(["python", "-m", f"jobs.{arguments.stage}", *settings])
+    if arguments.stage == "pipeline":
+        return job
+    return f"{shlex.join(['python', '-m', 'jobs.preflight', '--stage', arguments.stage, *settings])} && exec {job}"
 
 
 def submit(client: JobSubmissionClient, name: str, command: str, package: Package, metadata: dict[str, str]) -> None:

@@ -1,10 +1,13 @@
 """Strict checks of the files of a cluster: what their readers would drop in silence, refuse late, or leave open.
 
-Each kind has a function `problems(files)` -> list of Problem, where files is {path: text}.
+`cluster.check.problems_of(kind, files)` reads the files and asks the module of each: `kuberay.problems` takes all
+manifests at once, `ray_up.problems`, `iam.policy` and `iam.role` one parsed file, `slurm.problems` and `image.problems`
+a text. All yield Problem, and none raises, whatever stands in a file.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,3 +56,26 @@ def against_schema(file: str, document: Any, schema: dict, under: str = "") -> I
             yield Problem(
                 name, file, ".".join(path) or "(the document)", value, error.message.replace(repr(value), "it", 1)[:200]
             )
+
+
+def fitted(file: str, document: dict, schema: dict, under: str = "") -> tuple[list[Problem], dict]:
+    """Deviations from a schema, and the document without what has a wrong type: other checks need not ask again."""
+    found = list(against_schema(file, document, schema, under))
+    wrong = {tuple(error.absolute_path) for error in _type_errors(document, schema)} if found else set()
+    left = copy.deepcopy(document) if wrong else document
+    for path in sorted(wrong, key=_by_position, reverse=True):  # from the end: what is before keeps its index
+        if not path:
+            return found, {}
+        holder = left
+        for part in path[:-1]:
+            holder = holder[part]
+        del holder[path[-1]]
+    return found, left
+
+
+def _by_position(path: tuple[str | int, ...]) -> list[str]:
+    return [str(part).zfill(6) for part in path]
+
+
+def _type_errors(document: Any, schema: dict) -> Iterator[jsonschema.ValidationError]:
+    return (error for error in jsonschema.Draft7Validator(schema).iter_errors(document) if error.validator == "type")

@@ -67,7 +67,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def _base(file: str, rest: str) -> Iterator[Problem]:
-    image = rest.split()[0]
+    image = rest.partition(" ")[0]
     name = image.rpartition("/")[2]
     if "@sha256:" not in image and (":" not in name or name.endswith(":latest")):
         yield Problem("floating-base", file, "FROM", image, "give a version or, better, a digest (python@sha256:...)")
@@ -89,7 +89,7 @@ def _installs(file: str, command: str) -> Iterator[Problem]:
 
 def _user(file: str, users: list[str]) -> Iterator[Problem]:
     user = users[-1].partition(":")[0] if users else None
-    if user is None or not user.isdigit() or int(user) == 0:
+    if user is None or not re.fullmatch(r"[1-9][0-9]*", user):
         yield Problem(
             "root-user", file, "USER", user, "end with a number above 0: Kubernetes proves runAsNonRoot by it"
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cluster.checks import Problem, against_schema, operators
-from cluster.checks.common import REFERENCE, VARIABLE, image_of_lock
+from cluster.checks import Problem, fitted, operators
+from cluster.checks.common import LOOPBACK, REFERENCE, VARIABLE, counts, image_of_lock
 from cluster.checks.settings import settings_problems
 from cluster.description import locked_version
 from cluster.schemas import schema
 
 GPU = "nvidia.com/gpu"
+CLUSTERS = ("RayCluster", "RayJob")
 Images = list[tuple[str, str, str]]
 """(file, key, image) of every container seen."""
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -65,44 +66,55 @@ def problems(documents: list[tuple[str, dict]]) -> Iterator[Problem]:
     Args:
         documents: (file, manifest) of all files; a NetworkPolicy in one counts for the pods of another.
     """
-    protected = [
-        document["spec"]["podSelector"].get("matchLabels", {})
-        for _, document in documents
-        if document.get("kind") == "NetworkPolicy" and "Ingress" in document.get("spec", {}).get("policyTypes", [])
-    ]
     images: Images = []
+    fitting = []
     for file, document in documents:
-        kind = str(document.get("kind"))
-        if kind in ("RayCluster", "RayJob"):
-            yield from _version(file, document, "ray.io/v1")
-            yield from against_schema(file, document, schema("kuberay", kind))
-            yield from against_schema(file, document.get("metadata"), METADATA, "metadata")
-            under = "spec" if kind == "RayCluster" else "spec.rayClusterSpec"
+        found, left = _fitted(file, document)
+        yield from found
+        fitting.append((file, left))
+    protected = [selector for _, document in fitting if (selector := _protects(document))]
+    for file, document in fitting:
+        kind = document.get("kind")
+        if kind in CLUSTERS:
             spec = document.get("spec") or {}
+            under = "spec" if kind == "RayCluster" else "spec.rayClusterSpec"
             cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec") or {}
             yield from _cluster(file, under, cluster, protected, images)
             yield from operators.problems(file, document, under, cluster)
-            if kind == "RayJob" and "submitterPodTemplate" in spec:
+            if "submitterPodTemplate" in spec:
                 yield from _pod(file, "spec.submitterPodTemplate", spec["submitterPodTemplate"], images)
-        elif kind in SCHEMAS:
-            version, form = SCHEMAS[kind]
-            yield from _version(file, document, version)
-            yield from against_schema(file, document, form)
-            if kind == "ConfigMap":
-                for name, text in (document.get("data") or {}).items():
-                    yield from settings_problems(f"{file}, {name}", text)
-        else:
-            yield Problem(
-                "unknown-kind",
-                file,
-                "kind",
-                document.get("kind"),
-                f"known are RayCluster, RayJob, {', '.join(SCHEMAS)}",
-            )
+        elif kind == "ConfigMap":
+            for name, text in (document.get("data") or {}).items():
+                yield from settings_problems(f"{file}, {name}", text)
     usual = Counter(image for _, _, image in images).most_common(1)
     for file, key, image in images:
         if image != usual[0][0]:
             yield Problem("image-differs", file, key, image, f"all pods need one and the same image, {usual[0][0]}")
+
+
+def _fitted(file: str, document: dict) -> tuple[list[Problem], dict]:
+    """What its schema says, and the document without what has a wrong type."""
+    kind = str(document.get("kind"))
+    if kind in CLUSTERS:
+        version, form = "ray.io/v1", schema("kuberay", kind)
+    elif kind in SCHEMAS:
+        version, form = SCHEMAS[kind]
+    else:
+        known = ", ".join((*CLUSTERS, *SCHEMAS))
+        return [Problem("unknown-kind", file, "kind", document.get("kind"), f"known are {known}")], {}
+    found, left = fitted(file, document, form)
+    if kind in CLUSTERS:  # whose own schema takes any metadata
+        more, metadata = fitted(file, left.get("metadata") or {}, METADATA, "metadata")
+        found, left = [*found, *more], {**left, "metadata": metadata}
+    return [*_version(file, document, version), *found], left
+
+
+def _protects(document: dict) -> dict:
+    """The labels of the pods whose incoming connections a manifest restricts; none if it is no such NetworkPolicy."""
+    spec = document.get("spec") or {}
+    if document.get("kind") != "NetworkPolicy" or "Ingress" not in (spec.get("policyTypes") or []):
+        return {}
+    return (spec.get("podSelector") or {}).get("matchLabels") or {}
 
 
 def _version(file: str, document: dict, expected: str) -> Iterator[Problem]:
@@ -137,7 +149,7 @@ def _cluster(file: str, key: str, spec: dict, protected: list[dict], images: Ima
         where = f"{key}.workerGroupSpecs.{group.get('groupName')}"
         if names.count(group.get("groupName")) > 1:
             yield Problem("duplicate-group", file, where, group.get("groupName"), "every group needs a name of its own")
-        yield from _numbers(file, where, group)
+        yield from counts(file, where, group, "minReplicas", "maxReplicas", "replicas")
         yield from _pod(file, f"{where}.template", group.get("template") or {}, images)
 
 
@@ -152,8 +164,8 @@ def _head(file: str, key: str, head: dict, protected: list[dict], images: Images
             "give '0': work on the head can take the whole cluster down",
         )
     labels = (template.get("metadata") or {}).get("labels") or {}
-    covered = any(selector and selector.items() <= labels.items() for selector in protected)
-    if start.get("dashboard-host", "0.0.0.0") not in ("127.0.0.1", "localhost") and not covered:
+    covered = any(selector.items() <= labels.items() for selector in protected)
+    if start.get("dashboard-host", "0.0.0.0") not in LOOPBACK and not covered:
         yield Problem(
             "dashboard-open",
             file,
@@ -170,18 +182,6 @@ def _head(file: str, key: str, head: dict, protected: list[dict], images: Images
             "give ClusterIP and no ingress, and use kubectl port-forward",
         )
     yield from _pod(file, f"{key}.template", template, images, is_head=True)
-
-
-def _numbers(file: str, key: str, group: dict) -> Iterator[Problem]:
-    low, now, high = (group.get(name) for name in ("minReplicas", "replicas", "maxReplicas"))
-    numbers = {"minReplicas": low, "replicas": now, "maxReplicas": high}
-    for name, value in numbers.items():
-        if isinstance(value, int) and value < 0:
-            yield Problem("negative-workers", file, f"{key}.{name}", value, "give 0 or more")
-    if all(isinstance(value, int) for value in (low, high)) and low > high:
-        yield Problem(
-            "min-above-max", file, f"{key}.minReplicas", low, f"maxReplicas is {high}; lower one or raise the other"
-        )
 
 
 def _pod(file: str, key: str, template: dict, images: Images, *, is_head: bool = False) -> Iterator[Problem]:

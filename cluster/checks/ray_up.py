@@ -17,8 +17,8 @@ import botocore.validate
 import ray.autoscaler
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.checks import Problem, against_schema
-from cluster.checks.common import image_of_lock
+from cluster.checks import Problem, against_schema, fitted
+from cluster.checks.common import counts, dashboard_hosts, image_of_lock
 from cluster.schemas import schema
 
 RAYS_OWN = ("SubnetIds",)
@@ -26,11 +26,14 @@ RAYS_OWN = ("SubnetIds",)
 
 
 def problems(file: str, cluster: dict) -> Iterator[Problem]:
-    found = [*_schema(file, cluster), *_provider(file, cluster)]
+    found, left = fitted(file, cluster, rays_schema())
+    found += _provider(file, left)
     yield from found or _rays_own(file, cluster)
-    types = cluster.get("available_node_types")
-    if not isinstance(types, dict) or not all(isinstance(node, dict) for node in types.values()):
-        return
+    yield from _semantics(file, left)
+
+
+def _semantics(file: str, cluster: dict) -> Iterator[Problem]:
+    types = cluster.get("available_node_types") or {}
     if cluster.get("head_node_type") not in types:
         yield Problem(
             "no-head",
@@ -48,7 +51,7 @@ def problems(file: str, cluster: dict) -> Iterator[Problem]:
             "give 0: work on the head can take the whole cluster down",
         )
     for name, node in types.items():
-        yield from _numbers(file, f"available_node_types.{name}", node)
+        yield from counts(file, f"available_node_types.{name}", node, "min_workers", "max_workers")
         machine = node.get("node_config") or {}
         check = _ec2 if (cluster.get("provider") or {}).get("type") == "aws" else _gce
         yield from check(file, f"available_node_types.{name}.node_config", machine)
@@ -61,15 +64,9 @@ def rays_schema() -> dict:
     return json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
 
 
-def _schema(file: str, cluster: dict) -> Iterator[Problem]:
-    yield from against_schema(file, cluster, rays_schema())
-
-
 def _provider(file: str, cluster: dict) -> Iterator[Problem]:
     """Ray's schema takes any field here."""
-    provider = cluster.get("provider")
-    if not isinstance(provider, dict):
-        return
+    provider = cluster.get("provider") or {}
     known = {*rays_schema()["properties"]["provider"]["properties"], "key_pair", "aws_credentials"}
     for key in sorted(set(provider) - known):
         yield Problem(
@@ -95,17 +92,6 @@ def _rays_own(file: str, cluster: dict) -> Iterator[Problem]:
         validate_config(prepare_config(copy.deepcopy(cluster)))
     except Exception as error:  # Ray raises whatever comes: ValueError, AssertionError, KeyError
         yield Problem("refused-by-ray", file, "(the file)", type(error).__name__, str(error).partition("\n")[0][:200])
-
-
-def _numbers(file: str, key: str, node: dict) -> Iterator[Problem]:
-    low, high = node.get("min_workers", 0), node.get("max_workers", 0)
-    for name, value in (("min_workers", low), ("max_workers", high)):
-        if isinstance(value, int) and value < 0:
-            yield Problem("negative-workers", file, f"{key}.{name}", value, "give 0 or more")
-    if isinstance(low, int) and isinstance(high, int) and low > high:
-        yield Problem(
-            "min-above-max", file, f"{key}.min_workers", low, f"max_workers is {high}; lower one or raise the other"
-        )
 
 
 @functools.cache
@@ -220,7 +206,7 @@ def _container(file: str, cluster: dict, types: dict) -> Iterator[Problem]:
 
 def _start(file: str, cluster: dict) -> Iterator[Problem]:
     commands = cluster.get("head_start_ray_commands")
-    if not isinstance(commands, list):
+    if commands is None:
         yield Problem(
             "missing-key",
             file,
@@ -229,15 +215,7 @@ def _start(file: str, cluster: dict) -> Iterator[Problem]:
             "Ray's default opens the dashboard to every network; write the command",
         )
         return
-    host = re.search(r"--dashboard-host[= ](\S+)", " ".join(map(str, commands)))
-    if host is not None and host[1].strip("'\"") not in ("127.0.0.1", "localhost", "::1"):
-        yield Problem(
-            "dashboard-open",
-            file,
-            "head_start_ray_commands",
-            host[0],
-            "give 127.0.0.1, and use `ray dashboard` as a tunnel",
-        )
+    yield from dashboard_hosts(file, "head_start_ray_commands", " ".join(map(str, commands)))
     if "setup_commands" not in cluster:
         yield Problem(
             "missing-key",

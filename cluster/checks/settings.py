@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import yaml
 
 from cluster.checks import Problem
+from cluster.checks.reading import UNREADABLE
 from robust.config import parse
 from robust.errors import ConfigError
 
@@ -15,7 +16,7 @@ def settings_problems(file: str, text: str) -> Iterator[Problem]:
     """Whether the jobs will take them, and will join the cluster that they run on."""
     try:
         config = parse(yaml.safe_load(text))
-    except (ConfigError, yaml.YAMLError) as error:
+    except (ConfigError, *UNREADABLE) as error:
         for line in str(error).splitlines():
             key, _, told = line.partition(": ")
             yield Problem("settings", file, key, told, "the jobs would refuse their settings; render again")

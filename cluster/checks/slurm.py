@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 from cluster.checks import Problem
+from cluster.checks.common import dashboard_hosts
 
 OPTIONS = {
     "account",
@@ -100,11 +101,7 @@ def problems(file: str, text: str) -> Iterator[Problem]:
             "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, the file made under umask 077: "
             "others use these nodes' network",
         )
-    for host in re.findall(r"--dashboard-host[= ](\S+)", text):
-        if host not in ("127.0.0.1", "localhost"):
-            yield Problem(
-                "dashboard-open", file, "--dashboard-host", host, "give 127.0.0.1: others use these nodes' network"
-            )
+    yield from dashboard_hosts(file, "--dashboard-host", text)
 
 
 def _is_one_word(value: str) -> bool:

@@ -2,6 +2,8 @@
 
 import yaml
 
+KINDS = ("aws", "gcp", "kuberay", "slurm", "image")
+
 
 def dumped(*documents: dict) -> str:
     """YAML of one or several documents, keys in the order given."""

@@ -7,7 +7,7 @@ import json
 from cluster.description import Description, Place, required
 from cluster.kinds import dumped
 from cluster.kinds.ray_up import HEAD, cluster
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import GroupConfig, MachineConfig
 
 CLUSTER_TAG = "ray-cluster-name"
 """Ray tags every machine that it starts with it."""
@@ -55,7 +55,7 @@ def node_config(description: Description, machine: MachineConfig, role: str) -> 
         "IamInstanceProfile": {"Name": role_name(description, role)},
         "BlockDeviceMappings": [
             {
-                "DeviceName": "/dev/sda1",
+                "DeviceName": aws.root_device,
                 "Ebs": {
                     "VolumeSize": machine.disk_gb,
                     "VolumeType": "gp3",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from cluster.description import Description, required
 from cluster.kinds import dumped
 from cluster.kinds.ray_up import HEAD, cluster
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import GroupConfig, MachineConfig
 from robust.errors import ConfigError
 
 ENDPOINT = "https://storage.googleapis.com"
@@ -73,7 +73,7 @@ def configuration(description: Description) -> dict:
     )
     provider = {
         "type": "gcp",
-        "region": gcp.region,
+        "region": gcp.zone.rpartition("-")[0],
         "availability_zone": gcp.zone,
         "cache_stopped_nodes": False,
         "project_id": required("cluster.deploy.gcp.project", gcp.project, "the id of your project"),

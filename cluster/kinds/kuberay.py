@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from cluster.description import HOME, USER_ID, Description
 from cluster.kinds import dumped
-from robust.config import GroupConfig, MachineConfig
+from robust.deploy_config import STAGES, GroupConfig, MachineConfig
 
-STAGES = ("extract", "train", "tune", "evaluate", "pipeline")
 SETTINGS = "/etc/robust-deepfake"
 GPU = "nvidia.com/gpu"
 DASHBOARD, METRICS, DNS = 8265, 8080, 53

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from cluster.description import HOME, Description
-from robust.config import GroupConfig
+from robust.deploy_config import GroupConfig
 
 GCS_PORT = 6379
 OBJECTS_PORT = 8076

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from cluster.description import Description
-from robust.config import SlurmConfig
+from robust.deploy_config import SlurmConfig
 
 BODY = Path(__file__).with_name("slurm_job.sh")
 

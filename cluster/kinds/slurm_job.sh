@@ -6,9 +6,9 @@ mkdir -p "$folder/outputs"
 cd "$folder"
 
 # Ports of this allocation: two may share a machine, and Ray's defaults would meet.
-offset=$((SLURM_JOB_ID % 500 * 4))
-gcs_port=$((22000 + offset))
-dashboard_port=$((22001 + offset))
+first_port=$((22000 + SLURM_JOB_ID % 500 * 5))
+gcs_port=$first_port
+dashboard_port=$((first_port + 1))
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
@@ -19,7 +19,12 @@ umask 077
 state=$(mktemp -d "$folder/outputs/slurm-$SLURM_JOB_ID-XXXXXX")
 "$python" -c 'import secrets; print(secrets.token_hex(32), end="")' > "$state/token"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
-export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID" RAY_ADDRESS="$head_ip:$gcs_port"
+export RAY_ADDRESS="$head_ip:$gcs_port"
+export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID-${state##*-}" # a name that nobody on the nodes could have taken before
+
+on_every_node() { # a command, for two minutes at most
+    RAY_ADDRESS='' timeout 120 srun --overlap --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" --ntasks-per-node=1 "$@"
+}
 
 steps=()
 job=
@@ -28,18 +33,20 @@ finish() {
     [ -z "$job" ] || wait "$job" || true
     [ "${#steps[@]}" -eq 0 ] || kill "${steps[@]}" 2> /dev/null || true
     wait || true
+    on_every_node rm -rf "$RAY_TMPDIR" || true
     rm -rf "$state"
 }
 trap finish EXIT
 trap 'exit 143' TERM INT
+on_every_node mkdir -m 700 "$RAY_TMPDIR"
 
 start_ray() {  # the node, then what ray start is told
     local node=$1
     shift
     RAY_ADDRESS='' srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --nodelist="$node" \
         --output="$folder/outputs/slurm-$SLURM_JOB_ID-ray-$node.log" \
-        "$ray" start --block --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=$((22002 + offset)) \
-        --metrics-export-port=$((22003 + offset)) --num-cpus="$cpus" --num-gpus="$gpus" "$@" &
+        "$ray" start --block --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=$((first_port + 2)) \
+        --metrics-export-port=$((first_port + 3)) --num-cpus="$cpus" --num-gpus="$gpus" "$@" &
     steps+=($!)
 }
 
@@ -59,7 +66,7 @@ wait_for() {  # so many nodes, 5 minutes at most
 }
 
 start_ray "$head" --head --node-ip-address="$head_ip" --port="$gcs_port" \
-    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port"
+    --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" --ray-client-server-port=$((first_port + 4))
 wait_for 1
 for node in "${nodes[@]:1}"; do
     start_ray "$node" --address="$head_ip:$gcs_port"

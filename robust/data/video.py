@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import warnings
 from collections.abc import Iterator
 
 import av
 import cv2
 import decord
 import numpy as np
+from PIL import Image
 
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
 DECORD_CONTAINERS = ("mp4", "mov", "matroska", "webm")
 AV_OPTIONS = {"metadata_errors": "ignore"}  # titles in some other encoding are no reason to refuse a video
 SHORT_BY_S = 0.5  # a stream that ends more than this before the length its header tells was cut off
+MAX_PIXELS = 2**27  # of a photograph, 134 million; unpacked 400 MB
 MISSING_VIDEO = "no video stream"
 
 
@@ -87,10 +90,32 @@ def read_image(source: bytes | str | os.PathLike) -> np.ndarray:
         data = source if isinstance(source, bytes) else open(source, "rb").read()
     except OSError as error:
         raise UnreadableVideo(f"cannot be read: {error.strerror}") from None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    _require_few_pixels(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # more pixels than OpenCV's own limit; it says so by an error of its own
+        image = None
     if image is None:
         raise UnreadableVideo("not an image" if data else "empty file (0 bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _require_few_pixels(data: bytes) -> None:
+    """A file of some kilobytes can unpack to gigabytes; its header says so before.
+
+    Raises: UnreadableVideo: more than MAX_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+    except Image.DecompressionBombError:
+        raise UnreadableVideo(f"an image of more than {MAX_PIXELS} pixels") from None
+    except (OSError, SyntaxError, ValueError):
+        return  # no format that Pillow knows; OpenCV's own limit stands
+    if width * height > MAX_PIXELS:
+        raise UnreadableVideo(f"an image of {width} x {height} pixels, more than {MAX_PIXELS}")
 
 
 def unreadable(reason: str) -> DecodedVideo:

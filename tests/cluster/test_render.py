@@ -16,7 +16,7 @@ import yaml
 
 from cluster import check, render
 from cluster.check import problems_of
-from cluster.description import Description, locked_version, place, tag
+from cluster.description import Description, code_digest, locked_version, place, tag
 from cluster.kinds.aws import CLUSTER_TAG
 from robust.config import load_config, parse
 from robust.errors import ConfigError
@@ -316,20 +316,26 @@ def test_one_image_one_ray_version_one_bucket_over_all_kinds(rendered):
     assert f"org.opencontainers.image.version={tag('cuda')}" in rendered["image"]["Dockerfile.cuda"]
 
 
-def test_the_images_tag_follows_the_locks_and_the_code(tmp_path, monkeypatch):
+def test_the_images_tag_follows_the_locks_and_the_code(tmp_path, monkeypatch, request):
     before = tag("cpu")
     for name in ("requirements.lock", "requirements-gcp.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     for package in ("jobs", "robust", "cluster"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr("cluster.description.ROOT", tmp_path)
+    code_digest.cache_clear()
+    for cached in (code_digest, locked_version):
+        request.addfinalizer(cached.cache_clear)
     assert tag("cpu") == before
     with (tmp_path / "robust/errors.py").open("a") as code:
         code.write("\n")
+    code_digest.cache_clear()
     changed = tag("cpu")
     assert changed.split("-")[0] == before.split("-")[0] and changed != before
     lock = tmp_path / "requirements.lock"
     lock.write_text(lock.read_text().replace(f"ray=={locked_version('ray')}", "ray==2.61.0"))
+    code_digest.cache_clear()
+    locked_version.cache_clear()
     assert tag("cpu").startswith("ray2.61.0-") and tag("cpu").split("-")[1] != before.split("-")[1]
 
 

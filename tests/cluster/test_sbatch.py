@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import time
@@ -18,11 +19,12 @@ STAND_INS = {
     "scontrol": "echo node1; echo node2",
     "srun": """
         while [[ $1 == --* ]]; do [[ $1 != --nodelist=* ]] || export NODE=${1#*=}; shift; done
+        case $1 in mkdir | rm) echo "every node: $*" >> "$RECORD" ;; esac
         exec "$@" """,
     "hostname": "echo 192.0.2.7 192.0.2.8",
     "ray": """
         [ -z "$DIES" ] || exit 1  # a Ray that died is no node: those on record are counted as alive
-        echo "$NODE $* auth=$RAY_AUTH_MODE token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >> "$RECORD"
+        echo "$NODE $* auth=$RAY_AUTH_MODE token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH") tmpdir=$RAY_TMPDIR" >> "$RECORD"
         exec sleep 30""",
     "python": """
         if [[ $1 == -m ]]; then
@@ -54,6 +56,11 @@ def started(folder: Path, **environment: str) -> subprocess.Popen:
     )
 
 
+def ports(started: str) -> list[int]:
+    """The ports that a `ray start` was given; 0, any that is free, left out."""
+    return [int(port) for port in re.findall(r"(?:port=|:)(\d+)", started) if port != "0"]
+
+
 def ended(batch: subprocess.Popen) -> str:
     """What it said on stderr."""
     return batch.communicate(timeout=60)[1]
@@ -64,17 +71,22 @@ def test_the_sbatch_file_starts_ray_on_every_node_and_ends_as_its_job_does(tmp_p
     batch = started(tmp_path, RESULT="3")
     told = ended(batch)
     assert batch.returncode == 3, told
-    head, worker, job = (tmp_path / "record").read_text().splitlines()
+    made, head, worker, job, removed = (tmp_path / "record").read_text().splitlines()
     assert (
         head.startswith("node1 start --block")
-        and "--head --node-ip-address=192.0.2.7 --port=22308 --dashboard-host=127.0.0.1" in head
+        and "--head --node-ip-address=192.0.2.7 --port=22385 --dashboard-host=127.0.0.1" in head
     )
     assert (
         worker.startswith("node2 start --block")
-        and "--address=192.0.2.7:22308" in worker
+        and "--address=192.0.2.7:22385" in worker
         and "--num-cpus=16 --num-gpus=1" in worker
     )
     assert all("auth=token token=600" in line for line in (head, worker))
+    own = ports(head) + ports(worker)[1:]  # the worker's first is the head's, which it joins
+    assert sorted(set(own)) == list(range(22385, 22390)), own  # none that another job's Ray would take
+    folder = made.removeprefix("every node: mkdir -m 700 ")
+    assert folder.startswith("/tmp/ray-77-") and removed == f"every node: rm -rf {folder}" and not Path(folder).exists()
+    assert f"tmpdir={folder}" in head and f"tmpdir={folder}" in worker
     assert job == f"job -m jobs.train --config {tmp_path}/ray_config.yaml"
     assert (
         not list((tmp_path / "outputs").glob("slurm-77-*/token")) and time.monotonic() - began < 25
@@ -85,7 +97,7 @@ def test_the_sbatch_file_ends_when_ray_dies(tmp_path):
     batch = started(tmp_path, DIES="1")
     told = ended(batch)
     assert batch.returncode == 1 and "Ray ended on a node" in told
-    assert not (tmp_path / "record").exists()  # no job either
+    assert "job" not in (tmp_path / "record").read_text() and "rm -rf /tmp/ray-77-" in (tmp_path / "record").read_text()
 
 
 def test_before_the_time_limit_the_job_is_asked_to_stop_and_the_rest_goes(tmp_path):
@@ -97,5 +109,5 @@ def test_before_the_time_limit_the_job_is_asked_to_stop_and_the_rest_goes(tmp_pa
     batch.terminate()  # as Slurm does for --signal=B:TERM
     told = ended(batch)
     assert batch.returncode == 143, told
-    assert record.read_text().endswith("job stopped\n") and time.monotonic() - began < 10
+    assert "job stopped\nevery node: rm -rf /tmp/ray-77-" in record.read_text() and time.monotonic() - began < 10
     assert not list((tmp_path / "outputs").glob("slurm-77-*/token"))
