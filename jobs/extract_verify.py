@@ -54,17 +54,20 @@ def verify(config: Config, storage: Storage) -> dict:
         print(f"extract: {problem}", file=sys.stderr, flush=True)
     if problems:
         more = f", {len(problems) - MOST_TOLD} of them not shown" if len(problems) > MOST_TOLD else ""
-        raise UserError(f"{len(problems)} findings in {len(plans)} shards of {storage.uri(run + '/faces')}{more}; {what_to_do(wrong, storage, run)}")
-    stale = sum(counts["stale"].values())
-    return {**counts, "summary": f"verified: {counts['shards']} shards, {counts['videos']} videos, nothing wrong; {stale} stale status rows, "
-                                 f"{counts['uncommitted']} uncommitted objects (--remove-stale removes both)"}
+        raise UserError(f"{len(problems)} findings in {len(plans)} shards of {storage.uri(f'{run}/faces')}{more}; "
+                        f"{what_to_do(wrong, storage, run)}")
+    return {**counts, "summary": f"verified: {counts['shards']} shards, {counts['videos']} videos, nothing wrong; "
+                                 f"{sum(counts['stale'].values())} stale status rows, {counts['uncommitted']} uncommitted "
+                                 "objects (--remove-stale removes both)"}
 
 
 def what_to_do(wrong: dict[str, list[str]], storage: Storage, run: str) -> str:
+    """Wrong shards come first: what they hold is missing or doubtful whatever the table says."""
     if not wrong:
         return "run jobs.extract again: it does what is missing or has changed"
-    return ("of each shard named, delete the status table (<the name's part before the ->.status.parquet) and run jobs.extract again: "
-            f"it makes the shard anew, e.g. {storage.uri(f'{run}/faces/{next(iter(wrong))}{STATUS_SUFFIX}')}")
+    table = storage.uri(f"{run}/faces/{next(iter(wrong))}{STATUS_SUFFIX}")
+    return ("delete the status table of each shard named (the name up to its '-', with .status.parquet, "
+            f"e.g. {table}) and run jobs.extract again, which makes it anew")
 
 
 def check_shards(storage: Storage, run: str, plans: Sequence[str]) -> dict[str, list[str]]:
@@ -72,8 +75,9 @@ def check_shards(storage: Storage, run: str, plans: Sequence[str]) -> dict[str, 
     check = ray.remote(num_cpus=1, max_retries=-1)(check_some)
     parts = iter([plans[start:start + SHARDS_OF_A_TASK] for start in range(0, len(plans), SHARDS_OF_A_TASK)])
     wrong: dict[str, list[str]] = {}
+    most = max(1, int(TASKS_OF_A_CPU * ray.cluster_resources().get("CPU", 1)))
     with Progress("extract: verify", total=len(plans), unit="shards") as progress:
-        for found in in_flight(check, parts, storage, run, most=max(1, int(TASKS_OF_A_CPU * ray.cluster_resources().get("CPU", 1)))):
+        for found in in_flight(check, parts, storage, run, most=most):
             wrong.update({plan: problems for plan, problems in found if problems})
             progress.advance(len(found), note=f"{len(wrong)} wrong")
     return dict(sorted(wrong.items()))

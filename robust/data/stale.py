@@ -41,7 +41,7 @@ def describe_stale(stale: Mapping[tuple[str, str], str]) -> list[str]:
     kinds: dict[str, list[str]] = defaultdict(list)
     for (shard, video_id), reason in sorted(stale.items()):
         kinds[_kind(reason)].append(f"{video_id} in {shard} ({reason})")
-    told = [f"{len(rows)} status rows no longer count, {kind}: {'; '.join(rows[:EXAMPLES])}{' ...' if len(rows) > EXAMPLES else ''}"
+    told = [f"{len(rows)} status rows no longer count, {kind}: {'; '.join(rows[:EXAMPLES])}{' ...' * (len(rows) > EXAMPLES)}"
             for kind, rows in sorted(kinds.items())]
     return told + (["python -m jobs.extract --remove-stale removes them and their crops"] if told else [])
 

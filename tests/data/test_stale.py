@@ -16,7 +16,8 @@ def shards(local_storage):
     """Two shards of three videos each; all of the second's and one of the first's are stale."""
     first = write(local_storage, ["d/m/0", "d/m/1", "d/m/2"])
     second = write(local_storage, ["d/m/3", "d/m/4", "d/m/5"])
-    stale = {(first, "d/m/1"): "its file had 5 bytes, has 6", **{(second, f"d/m/{i}"): "no longer in the data set" for i in (3, 4, 5)}}
+    gone = {(second, f"d/m/{number}"): "no longer in the data set" for number in (3, 4, 5)}
+    stale = {(first, "d/m/1"): "its file had 5 bytes, has 6", **gone}
     return first, second, stale
 
 

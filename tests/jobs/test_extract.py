@@ -233,10 +233,10 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def small_set(tmp_path) -> Path:
-    """Ten videos without a face, each of a person of its own, all but two for training."""
+    """Twelve videos without a face, each of a person of its own."""
     for label in ("real", "fake"):
         (tmp_path / "videos" / label).mkdir(parents=True)
-        for number in range(5):
+        for number in range(6):
             (tmp_path / "videos" / label / f"{number}.mp4").write_bytes(clips.counting(4 + number))
     return tmp_path / "videos"
 
@@ -255,7 +255,7 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
     RunFolder(storage, config).open()
     extract(config, storage)
     first, before = committed_rows(storage), objects(storage)
-    changed, touched, gone = (small_set / name for name in ("real/1.mp4", "real/2.mp4", "fake/4.mp4"))
+    changed, touched, gone = (small_set / name for name in ("real/1.mp4", "real/2.mp4", "real/3.mp4"))
     changed.write_bytes(clips.counting(9))
     os.utime(touched, ns=(0, 0))
     gone.unlink()
@@ -263,17 +263,17 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
         extract_verify.verify(config, storage)
     result = extract(config, storage)
     redone = set(in_process[1])
-    assert {"own/real/1", "own/real/2"} <= redone and "own/fake/4" not in redone
+    assert {"own/real/1", "own/real/2"} <= redone and "own/real/3" not in redone
     # A video that goes may move others to another split; whoever kept its split, label and file is not touched.
     assert all(first[video_id] == shards[:1] for video_id, shards in committed_rows(storage).items() if video_id not in redone)
     assert before.items() <= objects(storage).items()  # nothing was removed or rewritten
     status = {row["video_id"]: row for row in read_status(storage, "r").to_pylist()}
-    assert set(status) == set(first) - {"own/fake/4"}
+    assert set(status) == set(first) - {"own/real/3"}
     assert status["own/real/1"]["frames_decoded"] == min(9, status["own/real/1"]["frames_asked"])
     assert status["own/real/1"]["source_bytes"] == changed.stat().st_size
     assert result["extracted_now"] == len(redone) and result["stale"]["no longer in the data set"] == 1
     assert result["stale"]["the file was changed"] >= 1 and "--remove-stale" in result["summary"]
-    assert any("own/fake/4 in" in told for told in result["problems"]["extraction"])
+    assert any("own/real/3 in" in told for told in result["problems"]["extraction"])
     assert extract_verify.verify(config, storage)["stale"] == result["stale"]
 
     again = extract(config, storage)
@@ -289,7 +289,7 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
     new.write_bytes(clips.counting(5))
     extract(config, storage)
     assert "own/fake/new" in in_process[-1]
-    assert extract_verify.verify(config, storage)["videos"] == 10
+    assert extract_verify.verify(config, storage)["videos"] == 12
 
 
 def test_a_file_that_becomes_what_it_was_counts_again_without_being_decoded(in_process, small_set, tmp_path):
@@ -324,12 +324,12 @@ def test_two_jobs_with_different_views_of_the_data_set_leave_each_video_once(in_
     extract(config, storage)
     assert any(len(shards) > 1 for shards in committed_rows(storage).values())
     status = read_status(storage, "r").column("video_id").to_pylist()
-    assert len(status) == len(set(status)) == 11
+    assert len(status) == len(set(status)) == 13
     result = extract(config, storage)
-    assert result["extracted_now"] == 0 and result["videos"] == 11 and sum(result["stale"].values()) > 0
+    assert result["extracted_now"] == 0 and result["videos"] == 13 and sum(result["stale"].values()) > 0
     extract_and_remove_stale(config, storage)
     assert all(len(shards) == 1 for shards in committed_rows(storage).values())
-    assert extract_verify.verify(config, storage)["videos"] == 11
+    assert extract_verify.verify(config, storage)["videos"] == 13
 
 
 def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set, tmp_path, capsys):
