@@ -1,9 +1,10 @@
 """What a second run of jobs.extract costs when nothing is new: seconds, and requests by kind.
 
-    python -m benchmarks.extraction_again [--videos 10000] [--out FILE]
+    python -m benchmarks.extraction_again [--videos 10000] [--without-ray] [--out FILE]
 
 Real: as many video files (one frame, 96 x 64, all alike) in an S3 server (SeaweedFS), listed and compared as always; shards
-by the real writer, read back by the real job, `python -m jobs.extract` as a process of its own with its local Ray.
+by the real writer, read back by the real job, `python -m jobs.extract` as a process of its own with its local Ray (or,
+--without-ray, by its `extract` in this process, for a machine that is too busy to start Ray).
 Not real: how the shards came to be. One file is decoded and one crop cut; every video gets a copy of it, instead of a
 detection of its own, which a second run does not look at. Requests are counted by a proxy before the server, whatever client
 sends them; it opens a connection a request, so the seconds are rather too many.
@@ -26,7 +27,7 @@ import numpy as np
 
 from benchmarks.extraction_kills import Job, encode, environment
 from cluster.s3_server import S3Server
-from jobs.extract import extraction_fingerprint, videos_of
+from jobs.extract import extract, extraction_fingerprint, videos_of
 from robust.config import Config, dump_yaml, parse
 from robust.data.extraction import Source, faces_of
 from robust.data.faces import Face
@@ -130,10 +131,8 @@ def write_everything(config: Config, count: int) -> int:
     return len(plans)
 
 
-def measure(folder: Path, *, count: int) -> dict:
+def measure(folder: Path, *, count: int, without_ray: bool) -> dict:
     config = config_of(folder / "out")
-    settings, log = folder / "config.yaml", folder / "jobs.log"
-    settings.write_text(dump_yaml(config))
     with S3Server(folder / "s3", bucket="again") as server, environment(server.environment):
         began = time.monotonic()
         shards = write_everything(config, count)
@@ -141,32 +140,50 @@ def measure(folder: Path, *, count: int) -> dict:
         with CountingProxy(server.port) as proxy:
             url = f"http://127.0.0.1:{proxy.port}"
             with environment({"AWS_ENDPOINT_URL": url, "AWS_ENDPOINT_URL_S3": url}):
-                job = Job(settings, log)
-                try:
-                    code = job.wait(JOB_LIMIT_S)
-                finally:
-                    job.stop()
-                seconds = time.monotonic() - job.began
+                result = run_here(config) if without_ray else run_job(config, folder)
             requests = dict(sorted(proxy.counts.items()))
-        if code != 0:
-            raise SystemExit(f"the job failed: {log.read_text()[-2000:]}")
-        result = Storage.from_config(config.storage).read_json(f"{RUN}/faces/result.json")
     if result["extracted_now"] or result["videos"] != count:
         raise SystemExit(f"the second run was not to extract anything: {result['summary']}")
-    return {"videos": count, "shards": shards, "seconds": round(seconds, 1), "seconds_of_them_in_the_job": result["seconds"],
-            "requests": requests, "extracted_now": result["extracted_now"], "summary": result["summary"]}
+    times = {name: result[name] for name in ("whole_s", "seconds", "cpu_s") if name in result}
+    return {"videos": count, "shards": shards, **times, "requests": requests, "extracted_now": result["extracted_now"],
+            "summary": result["summary"]}
+
+
+def run_job(config: Config, folder: Path) -> dict:
+    """result.json of `python -m jobs.extract`, with `whole_s`: from its start to its end."""
+    settings, log = folder / "config.yaml", folder / "jobs.log"
+    settings.write_text(dump_yaml(config))
+    job = Job(settings, log)
+    try:
+        code = job.wait(JOB_LIMIT_S)
+    finally:
+        job.stop()
+    seconds = time.monotonic() - job.began
+    if code != 0:
+        raise SystemExit(f"the job failed: {log.read_text()[-2000:]}")
+    return {**Storage.from_config(config.storage).read_json(f"{RUN}/faces/result.json"), "whole_s": round(seconds, 1)}
+
+
+def run_here(config: Config) -> dict:
+    """What `extract` returns, with its wall and CPU seconds (those of the proxy included)."""
+    began, cpu = time.monotonic(), time.process_time()
+    result = extract(config, Storage.from_config(config.storage))
+    return {**result, "seconds": round(time.monotonic() - began, 1), "cpu_s": round(time.process_time() - cpu, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction_again", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=10_000)
+    parser.add_argument("--without-ray", action="store_true", help="the job's work without the start of its cluster")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="again-") as folder:
-        result = measure(Path(folder), count=arguments.videos)
+        result = measure(Path(folder), count=arguments.videos, without_ray=arguments.without_ray)
     read = sum(number for kind, number in result["requests"].items() if "video" in kind)
-    print(f"second run over {result['videos']} videos in {result['shards']} shards, nothing new: {result['seconds']:.1f} s with "
-          f"the start of Ray, {result['seconds_of_them_in_the_job']:.1f} s without (bar {BARS['seconds']:.0f} s)")
+    whole = f"{result['whole_s']:.1f} s with the start of Ray, " if "whole_s" in result else ""
+    cpu = f" ({result['cpu_s']:.1f} s of CPU)" if "cpu_s" in result else ""
+    print(f"second run over {result['videos']} videos in {result['shards']} shards, nothing new: {whole}{result['seconds']:.1f} s "
+          f"without{cpu} (bar {BARS['seconds']:.0f} s)")
     print(f"requests: {', '.join(f'{kind} {number}' for kind, number in result['requests'].items())} "
           f"(bar LIST {BARS['LIST']}); {read} on videos, {result['extracted_now']} videos decoded")
     if arguments.out:

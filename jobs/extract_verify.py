@@ -43,7 +43,9 @@ def verify(config: Config, storage: Storage) -> dict:
     counts = {"shards": len(plans)}
     try:
         committed = read_committed(storage, run)
-    except UserError:  # a status table that cannot be read, which has been told
+    except UserError:
+        if not wrong:  # else it is a status table that cannot be read, which has been told
+            raise
         problems = [problem for one in wrong.values() for problem in one]
     else:
         table = check_table(committed, rows, fingerprint=extraction_fingerprint(config), files=dataset.files)

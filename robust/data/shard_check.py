@@ -10,8 +10,6 @@ import pyarrow.parquet as pq
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import FACTS, stale_rows
 from robust.data.shards import (
-    FACE_SCHEMA,
-    STATUS_SCHEMA,
     STATUSES,
     Committed,
     content_hash,
@@ -24,6 +22,7 @@ from robust.errors import UserError
 from robust.object_stores import MissingObject
 
 CHECKED = ("video_id", "frame_index", "dataset", *FACTS)
+CHECKED_STATUS = ("video_id", "shard", "status", "frames_found", "dataset", *FACTS)
 EXAMPLES = 3
 
 
@@ -34,9 +33,9 @@ def check_shard(storage, run: str, plan: str) -> list[str]:
     CRC, and each against the other.
     """
     try:
-        statuses = _read(storage, status_key(run, plan), STATUS_SCHEMA)
+        statuses = _read(storage, status_key(run, plan), CHECKED_STATUS)
         shard = _only_shard(statuses, plan, storage.uri(status_key(run, plan)))
-        crops = _read(storage, face_key(run, shard), FACE_SCHEMA, columns=CHECKED, expected=shard)
+        crops = _read(storage, face_key(run, shard), CHECKED, shard=shard)
     except _Wrong as wrong:
         return [str(wrong)]
     return [f"{storage.uri(face_key(run, shard))}: {problem}" for problem in disagreements(crops, statuses)]
@@ -46,7 +45,8 @@ class _Wrong(Exception):
     """A sentence about an object with which nothing more can be done."""
 
 
-def _read(storage, key: str, schema: pa.Schema, *, columns: Sequence[str] | None = None, expected: str = "") -> pa.Table:
+def _read(storage, key: str, columns: Sequence[str], *, shard: str = "") -> pa.Table:
+    """Columns of a Parquet object; if it is the crops of a shard, its bytes are compared with the hash in the shard's name."""
     uri = storage.uri(key)
     try:
         data = storage.read_bytes(key)
@@ -54,14 +54,16 @@ def _read(storage, key: str, schema: pa.Schema, *, columns: Sequence[str] | None
         raise _Wrong(f"{uri} is missing") from None
     except UserError as error:
         raise _Wrong(f"{uri} cannot be read ({error})") from None
-    _, _, content = expected.rpartition("/")[2].partition("-")
+    content = shard.rpartition("/")[2].partition("-")[2]  # none in older versions
     if content and content_hash(data) != content:
         raise _Wrong(f"{uri} is not what was written: its content has the hash {content_hash(data)}")
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if missing := [name for name in (columns or schema.names) if name not in file.schema_arrow.names]:
+        if missing := [name for name in columns if name not in file.schema_arrow.names]:
             raise _Wrong(f"{uri} has no columns {', '.join(missing)}")
-        return file.read(columns=list(columns) if columns else None, use_threads=False)
+        if not content:
+            file.read(use_threads=False)  # all pages, for their checksums
+        return file.read(columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise _Wrong(f"{uri} is not a whole Parquet file ({str(error).splitlines()[0][:200]})") from None
 

@@ -303,9 +303,13 @@ def read_committed(storage, run: str) -> Committed:
 
 def _status_table(storage, key: str) -> pa.Table:
     try:
-        return _as_table(storage.read_table(key), STATUS_SCHEMA)
+        table = storage.read_table(key)
     except MissingObject:  # taken back since it was listed
         return STATUS_SCHEMA.empty_table()
+    for field in STATUS_SCHEMA:
+        if field.name not in table.column_names:  # written by a version that did not have it
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return _as_table(table, STATUS_SCHEMA)
 
 
 def read_stale(storage, run: str) -> dict[tuple[str, str], str]:

@@ -192,7 +192,9 @@ def test_a_shard_is_taken_back_whole_and_only_once(local_storage):
 def test_a_shard_of_an_older_version_named_by_its_plan_alone_is_read(local_storage):
     name, crops, _ = shards.encode_shard("d/0123456789abcdef", [face("d/m/0", 0, "train")], [status("d/m/0", 1, "train")])
     table = pa.Table.from_pylist([status("d/m/0", 1, "train", shard="d/0123456789abcdef")], schema=STATUS_SCHEMA)
+    table = table.drop_columns("frames_decoded")  # as if that column had come later
     local_storage.write_bytes(face_key("run", "d/0123456789abcdef"), crops)
     local_storage.write_table("run/faces/d/0123456789abcdef.status.parquet", table)
     assert read_faces(local_storage, "run").num_rows == 1
+    assert read_status(local_storage, "run").column("frames_decoded").to_pylist() == [None]
     assert shards.plan_of(name) == shards.plan_of("d/0123456789abcdef") == "d/0123456789abcdef"
