@@ -182,8 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     read = sum(number for kind, number in result["requests"].items() if "video" in kind)
     whole = f"{result['whole_s']:.1f} s with the start of Ray, " if "whole_s" in result else ""
     cpu = f" ({result['cpu_s']:.1f} s of CPU)" if "cpu_s" in result else ""
-    print(f"second run over {result['videos']} videos in {result['shards']} shards, nothing new: {whole}{result['seconds']:.1f} s "
-          f"without{cpu} (bar {BARS['seconds']:.0f} s)")
+    print(f"second run over {result['videos']} videos in {result['shards']} shards, nothing new: "
+          f"{whole}{result['seconds']:.1f} s without{cpu} (bar {BARS['seconds']:.0f} s)")
     print(f"requests: {', '.join(f'{kind} {number}' for kind, number in result['requests'].items())} "
           f"(bar LIST {BARS['LIST']}); {read} on videos, {result['extracted_now']} videos decoded")
     if arguments.out:

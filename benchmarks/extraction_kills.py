@@ -271,7 +271,8 @@ def main(argv: list[str] | None = None) -> int:
         result = measure(Path(folder), kills=arguments.kills, videos=arguments.videos, seed=arguments.seed)
     killed = ", ".join(f"{name} {count}" for name, count in sorted(result["kills"].items()))
     outcome = "; ".join(result["problems"]) or "all equal to the undisturbed one, byte for byte"
-    print(f"{sum(result['kills'].values())} kills ({killed}) in {len(result['rounds'])} extractions of {result['videos']} videos: {outcome}")
+    print(f"{sum(result['kills'].values())} kills ({killed}) in {len(result['rounds'])} extractions of {result['videos']} videos: "
+          f"{outcome}")
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     return 1 if result["problems"] else 0
