@@ -267,6 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.videos < MIN_VIDEOS:
         parser.error(f"--videos is {arguments.videos}; the three splits need {MIN_VIDEOS}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the job under way is stopped, too
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         result = measure(Path(folder), kills=arguments.kills, videos=arguments.videos, seed=arguments.seed)
     killed = ", ".join(f"{name} {count}" for name, count in sorted(result["kills"].items()))
