@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from cluster.guardian import end_session
@@ -95,7 +95,10 @@ class LocalCluster:
 
     def _start_ray(self, outputs: Path) -> None:
         folder = _temporary_folder()
-        self._undo.enter_context(_environment({SESSION_MARK: str(folder)}, without=()))
+        token = folder / "auth_token"  # not the one in outputs: another job's start writes that anew
+        write_private(token, _token())
+        own = {SESSION_MARK: str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}
+        self._undo.enter_context(_environment(own, without=()))
         self._undo.enter_context(_guarded(folder))
         self._undo.callback(_stop_ray, folder, outputs / "logs")
         from ray._raylet import Config as RayletConfig
@@ -231,7 +234,8 @@ def _stop_ray(folder: Path, logs: Path) -> None:
     ray.shutdown()
     shutil.rmtree(logs, ignore_errors=True)
     if (folder / "session_latest" / "logs").exists():
-        shutil.copytree(folder / "session_latest" / "logs", logs, symlinks=True, dirs_exist_ok=True)
+        with suppress(OSError):  # another job that ends now may be removing what is copied
+            shutil.copytree(folder / "session_latest" / "logs", logs, symlinks=True, dirs_exist_ok=True)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ Exit codes: 0 the job did what was asked; 2 the configuration is wrong; 3 an eva
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
@@ -29,16 +30,34 @@ NOT_CREDIBLE = 3
 """Exit code of a job whose result says "credible": false."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What a job does instead when its command line has a certain flag.
+
+    Args:
+        main: as of `run_job`.
+        help: for --help.
+        writes: False: nothing is written, neither the run's configuration nor result.json.
+    """
+
+    main: Main
+    help: str
+    writes: bool = True
+
+
 def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bool = True,
-            argv: Sequence[str] | None = None) -> int:
+            argv: Sequence[str] | None = None, variants: Mapping[str, Variant] | None = None) -> int:
     """Runs a job from its command line and returns its exit code.
 
     Args:
         main: does the work with cluster and storage up; returns the content of result.json. Its "summary", if any, is
             the last line shown. "credible": false in it makes the exit code 3.
         in_run_folder: open the run's folder first and write result.json to the stage's part of it.
+        variants: {flag without its dashes: what the job does instead}.
     """
-    arguments = parse_arguments(stage, argv)
+    arguments = parse_arguments(stage, argv, variants)
+    if arguments.variant is not None:
+        main, in_run_folder = arguments.variant.main, in_run_folder and arguments.variant.writes
     try:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
         _stop_on_signals()
@@ -67,8 +86,13 @@ def run_stage(stage: str, main: Main, config: Config, storage: Storage) -> dict:
     return result
 
 
-def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Reads `[--config FILE] [--profile NAME] [--traceback] [section.key=value ...]`; exits with 2 if it cannot."""
+def parse_arguments(
+    stage: str, argv: Sequence[str] | None = None, variants: Mapping[str, Variant] | None = None
+) -> argparse.Namespace:
+    """Reads `[--config FILE] [--profile NAME] [--traceback] [section.key=value ...]`; exits with 2 if it cannot.
+
+    `variant` of the result is the one of `variants` whose flag was given, or None.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{stage}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=settings_help())
@@ -77,7 +101,14 @@ def parse_arguments(stage: str, argv: Sequence[str] | None = None) -> argparse.N
     parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles, laid over it")
     parser.add_argument("--traceback", action="store_true", default=bool(os.environ.get("JOBS_TRACEBACK")),
                         help="show where an error arose (also: JOBS_TRACEBACK=1)")
-    return parser.parse_intermixed_args(argv)
+    for flag, variant in (variants or {}).items():
+        parser.add_argument(f"--{flag}", dest="variants", action="append_const", const=variant, help=variant.help)
+    arguments = parser.parse_intermixed_args(argv)
+    chosen = getattr(arguments, "variants", None) or [None]
+    if len(chosen) > 1:
+        parser.error(f"give one of {', '.join(f'--{flag}' for flag in variants)}")
+    arguments.variant = chosen[0]
+    return arguments
 
 
 def settings_help() -> str:

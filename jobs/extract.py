@@ -1,15 +1,17 @@
-"""Videos to face-crop shards: `python -m jobs.extract [--config F] [section.key=value ...]`.
+"""Videos to face-crop shards: `python -m jobs.extract [--verify | --remove-stale] [--config F] [section.key=value ...]`.
 
     rows -> decode -> detect, follow, crop, encode -> write -> status rows
 
 Detection on GPUs is an actor pool fed by decoding tasks on CPUs; without GPUs each actor decodes for itself, so that no
-raw frame leaves its process. Running the job again does only what is missing. What a video yields is decided in
-robust/data/extraction.py, what a shard holds in robust/data/shard_plan.py; here is how the work is spread.
+raw frame leaves its process. Running the job again does only what is missing or has changed (docs/extraction.md). What a
+video yields is decided in robust/data/extraction.py, what a shard holds in robust/data/shard_plan.py; here is how the work
+is spread. `--verify` is in jobs/extract_verify.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections import Counter
@@ -19,15 +21,16 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from jobs.cli import run_job
+from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
 from jobs.progress import Progress
 from robust.config import Config, ExtractConfig, fingerprint
 from robust.data.dataset import Dataset, load_dataset
 from robust.data.rows import VideoRow
-from robust.data.shard_plan import ShardPlan, plan_shards, stale_shards
-from robust.data.shards import STATUSES, delete_shard, read_status
+from robust.data.shard_plan import ShardPlan, plan_shards, stale_rows
+from robust.data.shards import STATUSES, Committed, plan_of, read_committed
+from robust.data.stale import count_reasons, describe_stale, mark_stale, remove_stale
 from robust.errors import UserError
 from robust.storage import Storage
 
@@ -36,38 +39,59 @@ VIDEOS_OF_A_TASK = 16
 TASKS_OF_A_CPU = 8
 WRITE_CPUS = 0.1
 """Of a writing task, which mostly waits for the storage; actors on CPUs leave that much free."""
+STALE = "extraction"
+"""Under this name the result's problems tell what is stale."""
 
 
 def extract(config: Config, storage: Storage) -> dict:
-    """Extracts every configured video that has no crops yet; returns what result.json holds.
+    """Extracts every configured video that has no crops, or those of another file; returns what result.json holds.
+
+    What no longer counts is marked and told, not removed.
 
     Raises:
         UserError: a data set or the storage cannot be reached, or the cluster is too small for the settings.
     """
     if config.data.demo.enabled:
         make_demo_data(config)
+    dataset, rows = videos_of(config)
+    run, settings = config.run.name, extraction_fingerprint(config)
+    committed = read_committed(storage, run)
+    stale = stale_rows(committed.table, rows, fingerprint=settings, files=dataset.files)
+    committed = mark_stale(storage, run, committed, stale)
+    done = set(committed.current().column("video_id").to_pylist())
+    missing = [row for row in rows if row.video_id not in done]
+    taken = {plan_of(shard) for shard in committed.table.column("shard").unique().to_pylist()}
+    plans = plan_shards(missing, videos_per_shard=config.extract.videos_per_shard, fingerprint=settings,
+                        files=dataset.files, taken=taken)
+    if plans:
+        run_pipeline(plans, config, storage, settings)
+        committed = read_committed(storage, run)
+    require_complete(committed.current(), rows)
+    return result_of(committed, dataset, extracted=len(missing))
+
+
+def videos_of(config: Config) -> tuple[Dataset, list[VideoRow]]:
+    """The configured data sets, and the videos of them that are extracted."""
     dataset = load_dataset(
         config.data, storage=config.storage, seed=config.run.seed, fakes_needed=config.train.self_blend.share < 1
     )
-    rows = [row for row in dataset.rows if row.split != "excluded"]
-    settings = fingerprint(config, ["extract"])
-    anew = take_back_stale(storage, config.run.name, rows, settings)
-    done = set(read_status(storage, config.run.name).column("video_id").to_pylist())
-    missing = [row for row in rows if row.video_id not in done]
-    plans = plan_shards(missing, videos_per_shard=config.extract.videos_per_shard, fingerprint=settings)
-    if plans:
-        run_pipeline(plans, config, storage, settings)
-    status = read_status(storage, config.run.name)
-    require_complete(status, rows)
-    return result_of(status, dataset, extracted=len(missing), anew=anew)
+    return dataset, [row for row in dataset.rows if row.split != "excluded"]
 
 
-def take_back_stale(storage: Storage, run: str, rows: Sequence[VideoRow], settings: str) -> list[str]:
-    """Deletes shards that no longer agree with the data sets; they are extracted anew. Returns a sentence for each."""
-    stale = stale_shards(read_status(storage, run), rows, fingerprint=settings)
-    for shard in stale:
-        delete_shard(storage, run, shard)
-    return [f"shard {shard} was taken back, its videos are done anew: {why}" for shard, why in sorted(stale.items())]
+def extraction_fingerprint(config: Config) -> str:
+    """Of everything that decides what a video's crops look like."""
+    return fingerprint(config, ["extract"])
+
+
+def extract_and_remove_stale(config: Config, storage: Storage) -> dict:
+    """`--remove-stale`: extracts what is missing, then removes what no longer counts."""
+    result = extract(config, storage)
+    removed = remove_stale(storage, config.run.name)
+    told = (f"{removed.rows} stale status rows removed ({removed.shards} shards gone, {removed.rewritten} rewritten), "
+            f"{removed.leftovers} uncommitted objects removed")
+    problems = {name: told for name, told in result["problems"].items() if name != STALE}
+    return {**result, "stale": {}, "problems": problems, "removed": dataclasses.asdict(removed),
+            "summary": f"{result['summary']}; {told}"}
 
 
 # ---------------------------------------------------------------------------------------------------- the pipeline
@@ -154,23 +178,26 @@ def require_complete(status: pa.Table, rows: Sequence[VideoRow]) -> None:
         raise UserError(f"{len(lost)} of {len(rows)} videos have no status row, e.g. {lost[0]}; run jobs.extract again")
 
 
-def result_of(status: pa.Table, dataset: Dataset, *, extracted: int, anew: list[str]) -> dict:
-    """Counts, and every video that is not ok with its reason."""
+def result_of(committed: Committed, dataset: Dataset, *, extracted: int) -> dict:
+    """Counts, every video that is not ok with its reason, and what is stale."""
+    status, stale = committed.current(), committed.stale
     columns = ["video_id", "dataset", "method", "label", "split", "status", "reason", "frames_found"]
     records = status.select(columns).to_pylist()
     by_status = Counter(record["status"] for record in records)
     not_ok = [[one["video_id"], one["status"], one["reason"]] for one in records if one["status"] != "ok"]
     faces = sum(record["frames_found"] for record in records)
     problems = dict(dataset.problems)
-    if anew:
-        problems["extraction"] = anew
+    if stale:
+        problems[STALE] = describe_stale(stale)
     return {
-        "summary": f"{len(records)} videos ({extracted} of them now), {faces} faces, {len(not_ok)} videos not ok",
+        "summary": f"{len(records)} videos ({extracted} of them now), {faces} faces, {len(not_ok)} videos not ok"
+                   + (f"; {len(stale)} stale status rows left in storage (see --remove-stale)" if stale else ""),
         "videos": len(records),
         "extracted_now": extracted,
         "faces": faces,
         "by_status": {name: by_status[name] for name in STATUSES},
         "by_group": _by_group(records),
+        "stale": count_reasons(stale),
         "not_ok": not_ok,
         "excluded": sorted(row.video_id for row in dataset.rows if row.split == "excluded"),
         "splits": dataset.split_report,
@@ -192,6 +219,13 @@ def _by_group(records: list[dict]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    from jobs.extract import extract as main  # by its module's name: Ray's workers cannot import from __main__
+    # By their modules' names: Ray's workers cannot import from __main__.
+    from jobs import extract_verify
+    from jobs.extract import extract as main
+    from jobs.extract import extract_and_remove_stale as main_and_remove
 
-    sys.exit(run_job("extract", main))
+    sys.exit(run_job("extract", main, variants={
+        "verify": Variant(extract_verify.verify, "check every shard against its checksum, its table and the data set; "
+                          "changes nothing, exit code 1 if something is wrong", writes=False),
+        "remove-stale": Variant(main_and_remove, "also remove crops that no longer count: of videos that changed or are gone"),
+    }))

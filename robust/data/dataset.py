@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from robust.data.layouts import LAYOUTS
 from robust.data.rows import FAKE, REAL, VideoRow, require_unique_ids
 from robust.data.splits import assign_splits
-from robust.data.tree import FileTree
+from robust.data.tree import FileTree, FoundFile
 from robust.errors import ConfigError, UserError
 
 
@@ -21,11 +21,13 @@ class Dataset:
         rows: one a video, split set, sorted by video_id.
         split_report: how the splits came out (robust/data/splits.py).
         problems: {data set: sentences}: what is missing, misnamed, left out or not known.
+        files: {video_id: size and version} as the data set's listing tells them.
     """
 
     rows: list[VideoRow]
     split_report: dict
     problems: dict[str, list[str]]
+    files: dict[str, FoundFile] = dataclasses.field(default_factory=dict)
 
 
 def load_dataset(data, *, storage=None, seed: int, fakes_needed: bool = True) -> Dataset:
@@ -40,17 +42,26 @@ def load_dataset(data, *, storage=None, seed: int, fakes_needed: bool = True) ->
         ConfigError: no data set, an unknown layout, or a name used twice.
         UserError: a root does not fit its layout, or the splits can not be made.
     """
-    rows, problems = load_rows(data.datasets, storage=storage)
+    trees: list[FileTree] = []
+    rows, problems = load_rows(data.datasets, storage=storage, trees=trees)
     rows, report = assign_splits(rows, data.splits, seed, fakes_needed=fakes_needed)
-    return Dataset(rows, report, problems)
+    found = {tree.uri(path): file for tree in trees for path, file in tree.found.items()}
+    return Dataset(rows, report, problems, {row.video_id: found[row.uri] for row in rows if row.uri in found})
 
 
-def load_rows(datasets: Sequence, *, storage=None) -> tuple[list[VideoRow], dict[str, list[str]]]:
-    """Rows of all data sets (official splits as the layouts give them) and the problems of each."""
+def load_rows(
+    datasets: Sequence, *, storage=None, trees: list[FileTree] | None = None
+) -> tuple[list[VideoRow], dict[str, list[str]]]:
+    """Rows of all data sets (official splits as the layouts give them) and the problems of each.
+
+    `trees`, where given, gets the listing of each data set.
+    """
     _check(datasets)
     rows, problems = [], {}
     for dataset in datasets:
         tree = FileTree.open(dataset.uri, storage)
+        if trees is not None:
+            trees.append(tree)
         result = LAYOUTS[dataset.layout](tree, dataset)
         chosen = limit_videos(select_methods(result.rows, dataset.methods), dataset.max_videos)
         rows += chosen

@@ -1,4 +1,4 @@
-"""Which videos go into which shard, and which shards are already what they should be.
+"""Which videos go into which shard, and which status rows are no longer what the data set says.
 
 The plan is a function of the videos alone: those that are left are cut, in order, into shards of equal size, each of
 one data set and one split (so that a reader of one split opens only its shards). A job that is killed leaves whole
@@ -9,13 +9,19 @@ one would have written.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import datetime
 
 import pyarrow as pa
 
 from robust.data.rows import VideoRow
 from robust.data.shards import shard_key
+from robust.data.tree import FoundFile
+
+FACTS = ("label", "method", "split", "identities")
+"""What a row says of a video that its crops carry too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +30,21 @@ class ShardPlan:
     rows: tuple[VideoRow, ...]
 
 
-def plan_shards(rows: Sequence[VideoRow], *, videos_per_shard: int, fingerprint: str) -> list[ShardPlan]:
-    """Cuts videos into shards, ordered by (dataset, split, video_id); only a group's last shard is smaller."""
+def plan_shards(
+    rows: Sequence[VideoRow],
+    *,
+    videos_per_shard: int,
+    fingerprint: str,
+    files: Mapping[str, FoundFile] | None = None,
+    taken: Container[str] = frozenset(),
+) -> list[ShardPlan]:
+    """Cuts videos into shards, ordered by (dataset, split, video_id); only a group's last shard is smaller.
+
+    Args:
+        fingerprint: of the extraction settings.
+        files: {video_id: its file}; a changed file, like a changed fact of FACTS, makes another shard of it.
+        taken: keys that are committed already, with rows that no longer count: never used again.
+    """
     groups: dict[tuple[str, str], list[VideoRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.video_id):
         groups[row.dataset, row.split or ""].append(row)
@@ -33,25 +52,49 @@ def plan_shards(rows: Sequence[VideoRow], *, videos_per_shard: int, fingerprint:
     for (dataset, _), members in sorted(groups.items()):
         for start in range(0, len(members), videos_per_shard):
             part = tuple(members[start:start + videos_per_shard])
-            plans.append(ShardPlan(shard_key(dataset, (row.video_id for row in part), fingerprint), part))
+            plans.append(ShardPlan(_free_key(dataset, part, fingerprint, files or {}, taken), part))
     return plans
 
 
-def stale_shards(status: pa.Table, rows: Sequence[VideoRow], *, fingerprint: str) -> dict[str, str]:
-    """Shards that hold a video which is no longer what the data set says, and why.
+def _free_key(dataset: str, part: Iterable[VideoRow], fingerprint: str, files: Mapping[str, FoundFile],
+              taken: Container[str]) -> str:
+    """A file may become again what it was long ago; its stale crops then hold the key that comes first to mind."""
+    videos = [_identity(row, files.get(row.video_id)) for row in part]
+    key, attempt = shard_key(dataset, videos, fingerprint), 0
+    while key in taken:
+        attempt += 1
+        key = shard_key(dataset, videos, f"{fingerprint} {attempt}")
+    return key
 
-    A shard is taken back as a whole, so that no video is ever in two: a split that changed must not leave the crops
-    of one person in training and in test.
+
+def _identity(row: VideoRow, file: FoundFile | None) -> str:
+    facts = [row.video_id, *(getattr(row, name) for name in FACTS)]
+    return json.dumps([*facts, *((file.size, file.version) if file else ())])
+
+
+def stale_rows(
+    status: pa.Table, rows: Sequence[VideoRow], *, fingerprint: str, files: Mapping[str, FoundFile] | None = None
+) -> dict[tuple[str, str], str]:
+    """{(shard, video_id): why} of the status rows that are not what the data set says now.
+
+    Args:
+        status: all committed rows, ordered by video_id and shard; of several that agree the first counts.
+        files: {video_id: its file as it is now}.
     """
-    known = {row.video_id: row for row in rows}
-    stale: dict[str, str] = {}
-    for record in status.to_pylist():
-        if (reason := _why_stale(record, known.get(record["video_id"]), fingerprint)) is not None:
-            stale.setdefault(record["shard"], f"{record['video_id']}: {reason}")
+    known, files = {row.video_id: row for row in rows}, files or {}
+    stale: dict[tuple[str, str], str] = {}
+    counting: dict[str, str] = {}
+    for record in status.select(["video_id", "shard", "uri", "source_bytes", "source_etag", "fingerprint", *FACTS]).to_pylist():
+        video_id, shard = record["video_id"], record["shard"]
+        reason = _why_stale(record, known.get(video_id), files.get(video_id), fingerprint)
+        if reason is None and counting.setdefault(video_id, shard) != shard:
+            reason = f"also in shard {counting[video_id]}"
+        if reason is not None:
+            stale[shard, video_id] = reason
     return stale
 
 
-def _why_stale(record: dict, row: VideoRow | None, fingerprint: str) -> str | None:
+def _why_stale(record: dict, row: VideoRow | None, file: FoundFile | None, fingerprint: str) -> str | None:
     if row is None:
         return "no longer in the data set"
     if record["fingerprint"] != fingerprint:
@@ -59,4 +102,32 @@ def _why_stale(record: dict, row: VideoRow | None, fingerprint: str) -> str | No
     for name in ("label", "method", "split"):
         if record[name] != getattr(row, name):
             return f"{name} was {record[name]}, is {getattr(row, name)}"
-    return "other identities" if record["identities"] != list(row.identities) else None
+    if record["identities"] != list(row.identities):
+        return "other identities"
+    return None if file is None else _why_changed(record, file, moved=record["uri"] != row.uri)
+
+
+def _why_changed(record: dict, file: FoundFile, *, moved: bool) -> str | None:
+    """A copy elsewhere has its own time of change, so a video that moved is compared by its size alone."""
+    if record["source_bytes"] is None:
+        return "its file was missing, and is there now"
+    if record["source_bytes"] != file.size:
+        return f"its file had {record['source_bytes']} bytes, has {file.size}"
+    if not moved and not same_version(record["source_etag"], file.version):
+        return f"its file was changed at {file.version}, after its crops were made from that of {record['source_etag']}"
+    return None
+
+
+def same_version(one: str | None, other: str | None) -> bool:
+    """Whether two versions of a file may be the same one: some stores tell the time of change to the second only.
+
+    True where either is not known, or where they are not both times.
+    """
+    if one is None or other is None or one == other:
+        return True
+    try:
+        first, second = datetime.fromisoformat(one), datetime.fromisoformat(other)
+        whole = 0 in (first.microsecond, second.microsecond)
+        return first.replace(microsecond=0) == second.replace(microsecond=0) if whole else first == second
+    except (ValueError, TypeError):
+        return True

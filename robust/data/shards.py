@@ -1,13 +1,16 @@
 """Face shards: what extraction writes and everything after it reads.
 
-A shard is two Parquet objects in `<run>/faces/<dataset>/`: `<key>.parquet` with one row a face crop, and
-`<key>.status.parquet` with one row a video. The crops are written first; the status table is the commit. Readers start
-from the status tables, so crops without one (a job was killed in between) are never seen, and the same key is simply
-written again. The key is a hash of the videos and the extraction settings: the same work always lands on the same name.
+A shard is two Parquet objects in `<run>/faces/<dataset>/`: `<plan>-<content>.parquet` with one row a face crop, and
+`<plan>.status.parquet` with one row a video. `<plan>` is a hash of the videos and the extraction settings, `<content>` one
+of the first object's bytes. The crops are written first; the status table, written only where there is none yet, is the
+commit. Readers start from the status tables, so crops without one (a job was killed in between) are never seen, and of
+several writers of one plan exactly one is. `stale.json` lists rows that no longer count (robust/data/stale.py). The whole
+protocol is in docs/extraction.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +23,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robust.errors import UserError
+from robust.object_stores import MissingObject
 
 STATUSES = ("ok", "partial", "no_face", "unreadable")
 STATUS_SUFFIX = ".status.parquet"
+FACES_SUFFIX = ".parquet"
 ROWS_OF_A_GROUP = 256
 READ_THREADS = 8
 
@@ -61,7 +66,7 @@ STATUS_SCHEMA = pa.schema(
         ("frames_asked", pa.int32()),
         ("frames_decoded", pa.int32()),
         ("frames_found", pa.int32()),  # frames with the subject's face
-        ("shard", pa.string()),  # the shard's key, as in face_key and status_key
+        ("shard", pa.string()),  # the shard's name, as in face_key and status_key
         ("source_bytes", pa.int64()),
         ("source_etag", pa.string()),  # or the time of last change; null where not known
         ("fingerprint", pa.string()),  # of the extraction settings
@@ -110,47 +115,108 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def shard_key(dataset: str, video_ids: Iterable[str], fingerprint: str) -> str:
-    """The name of the shard of these videos, "<dataset>/<16 hex digits>", whatever their order."""
+    """The name of the plan to extract these videos, "<dataset>/<16 hex digits>", whatever their order."""
     text = json.dumps([fingerprint, sorted(video_ids)])
     return f"{dataset}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+def shard_name(key: str, faces: bytes) -> str:
+    """The name of a shard: its plan's and its content's, "<dataset>/<16 hex digits>-<16 hex digits>"."""
+    return f"{plan_of(key)}-{content_hash(faces)}"
+
+
+def content_hash(faces: bytes) -> str:
+    return hashlib.sha256(faces).hexdigest()[:16]
+
+
+def plan_of(shard: str) -> str:
+    """The plan's part of a shard's name; runs of older versions have shards named by their plan alone."""
+    folder, _, name = shard.rpartition("/")
+    return f"{folder}/{name.partition('-')[0]}" if folder else name.partition("-")[0]
+
+
 def face_key(run: str, shard: str) -> str:
-    return f"{run}/faces/{shard}.parquet"
+    return f"{run}/faces/{shard}{FACES_SUFFIX}"
 
 
 def status_key(run: str, shard: str) -> str:
-    return f"{run}/faces/{shard}{STATUS_SUFFIX}"
+    """Of a shard's or its plan's name."""
+    return f"{run}/faces/{plan_of(shard)}{STATUS_SUFFIX}"
+
+
+def stale_key(run: str) -> str:
+    return f"{run}/faces/stale.json"
 
 
 # ---------------------------------------------------------------------------------------------------- writing
 
 
 def write_shard(
-    storage, run: str, shard: str, faces: Sequence[Mapping] | pa.Table, statuses: Sequence[Mapping] | pa.Table
-) -> None:
-    """Writes the crops of some videos, then the status table that makes them visible.
+    storage, run: str, key: str, faces: Sequence[Mapping] | pa.Table, statuses: Sequence[Mapping] | pa.Table
+) -> str:
+    """Writes the crops of some videos, then, if nobody has yet, the status table that makes them visible.
 
     Args:
-        shard: from `shard_key`.
+        key: from `shard_key`.
         faces: rows of FACE_SCHEMA.
         statuses: rows of STATUS_SCHEMA, one a video; `shard` is filled in here.
+    Returns:
+        The name of the shard that is committed under the key, ours or an earlier one.
     Raises:
         ValueError: crops of a video without a status row, or counts that disagree with the crops.
     """
-    faces = _as_table(faces, FACE_SCHEMA).sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
+    name, crops, table = encode_shard(key, faces, statuses)
+    storage.write_bytes(face_key(run, name), crops)
+    if storage.write_bytes(status_key(run, key), table, if_absent=True):
+        return name
+    committed = _name_in(storage, run, key)
+    if committed != name:  # ours came out otherwise, as on another kind of processor; theirs is the one that counts
+        storage.delete(face_key(run, name))
+    return committed
+
+
+def replace_shard(storage, run: str, shard: str, faces: pa.Table, statuses: pa.Table) -> str:
+    """Puts other rows in a committed shard's place, under the same plan; readers see the old ones or the new ones."""
+    name, crops, table = encode_shard(plan_of(shard), faces, statuses)
+    storage.write_bytes(face_key(run, name), crops)
+    storage.write_bytes(status_key(run, name), table)
+    if name != shard:
+        storage.delete(face_key(run, shard))
+    return name
+
+
+def encode_shard(
+    key: str, faces: Sequence[Mapping] | pa.Table, statuses: Sequence[Mapping] | pa.Table
+) -> tuple[str, bytes, bytes]:
+    """(name, crops, status table) of a shard as they are stored; the same rows in any order give the same bytes.
+
+    Raises:
+        ValueError: as `write_shard`.
+    """
+    faces = _as_table(faces, FACE_SCHEMA).sort_by([(name, "ascending") for name in ("video_id", "frame_index", "track")])
     statuses = _as_table(statuses, STATUS_SCHEMA).sort_by("video_id")
-    _require_consistent(faces, statuses, shard)
+    _require_consistent(faces, statuses, key)
+    crops = _parquet(faces)
+    name = shard_name(key, crops)
     column = statuses.schema.get_field_index("shard")
-    statuses = statuses.set_column(column, "shard", pa.array([shard] * len(statuses), pa.string()))
-    storage.write_bytes(face_key(run, shard), _parquet(faces))
-    storage.write_bytes(status_key(run, shard), _parquet(statuses))
+    statuses = statuses.set_column(column, "shard", pa.array([name] * len(statuses), pa.string()))
+    return name, crops, _parquet(statuses)
 
 
 def delete_shard(storage, run: str, shard: str) -> None:
-    """Takes a shard back: first the commit, then the crops."""
+    """Takes a shard (by its or its plan's name) back: first the commit, then the crops."""
+    try:
+        name = _name_in(storage, run, shard)
+    except MissingObject:
+        return
     storage.delete(status_key(run, shard))
-    storage.delete(face_key(run, shard))
+    storage.delete(face_key(run, name))
+
+
+def _name_in(storage, run: str, shard: str) -> str:
+    """The name of the shard that is committed under this plan. Raises MissingObject: none is."""
+    names = storage.read_table(status_key(run, shard)).column("shard").to_pylist()
+    return names[0] if names else shard
 
 
 def _as_table(rows: Sequence[Mapping] | pa.Table, schema: pa.Schema) -> pa.Table:
@@ -187,6 +253,7 @@ def _parquet(table: pa.Table) -> bytes:
         compression={name: images.get(name, "ZSTD") for name in table.column_names},
         use_dictionary=["video_id", "dataset", "method", "split"],
         write_statistics=[name for name in ("video_id", "split", "frame_index") if name in table.column_names],
+        write_page_checksum=True,
     )
     return sink.getvalue().to_pybytes()
 
@@ -194,19 +261,73 @@ def _parquet(table: pa.Table) -> bytes:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def read_status(storage, run: str) -> pa.Table:
-    """One row a video of everything extracted in this run, ordered by video_id; empty before extraction.
+@dataclasses.dataclass(frozen=True)
+class Committed:
+    """Everything that is committed in a run, also what no longer counts.
 
-    A video in two shards (two jobs at once) is counted once, in the shard whose key comes first.
+    Args:
+        table: rows of STATUS_SCHEMA ordered by video_id and shard.
+        stale: {(shard, video_id): why this row does not count}, as stale.json tells.
+        keys: all objects of the run's faces folder.
     """
-    keys = [key for key in storage.list(f"{run}/faces") if key.endswith(STATUS_SUFFIX)]
+
+    table: pa.Table
+    stale: dict[tuple[str, str], str]
+    keys: tuple[str, ...]
+
+    def current(self) -> pa.Table:
+        """One row a video: of the rows that count, should there be several, the one whose shard's name comes first."""
+        kept, last = [], None
+        pairs = zip(self.table.column("shard").to_pylist(), self.table.column("video_id").to_pylist())
+        for number, (shard, video_id) in enumerate(pairs):
+            if (shard, video_id) not in self.stale and video_id != last:
+                kept.append(number)
+                last = video_id
+        return self.table.take(pa.array(kept, pa.int64())) if len(kept) < len(self.table) else self.table
+
+
+def read_status(storage, run: str) -> pa.Table:
+    """One row a video of everything extracted in this run that counts, ordered by video_id; empty before extraction."""
+    return read_committed(storage, run).current()
+
+
+def read_committed(storage, run: str) -> Committed:
+    """All status rows of a run, and which of them are stale: one listing and a small read a shard."""
+    keys = tuple(storage.list(f"{run}/faces"))
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        tables = list(pool.map(storage.read_table, keys))
-    table = pa.concat_tables([STATUS_SCHEMA.empty_table(), *(_as_table(one, STATUS_SCHEMA) for one in tables)])
-    table = table.sort_by([("video_id", "ascending"), ("shard", "ascending")])
-    video_ids = table.column("video_id").to_pylist()
-    first = [i for i, video_id in enumerate(video_ids) if i == 0 or video_id != video_ids[i - 1]]
-    return table.take(pa.array(first, pa.int64())) if len(first) < len(video_ids) else table
+        read = pool.map(lambda key: _status_table(storage, key), [key for key in keys if key.endswith(STATUS_SUFFIX)])
+        table = pa.concat_tables([STATUS_SCHEMA.empty_table(), *read])
+    stale = read_stale(storage, run) if stale_key(run) in keys else {}
+    return Committed(table.sort_by([("video_id", "ascending"), ("shard", "ascending")]), stale, keys)
+
+
+def _status_table(storage, key: str) -> pa.Table:
+    try:
+        table = storage.read_table(key)
+    except MissingObject:  # taken back since it was listed
+        return STATUS_SCHEMA.empty_table()
+    for field in STATUS_SCHEMA:
+        if field.name not in table.column_names:  # written by a version that did not have it
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return _as_table(table, STATUS_SCHEMA)
+
+
+def read_stale(storage, run: str) -> dict[tuple[str, str], str]:
+    """{(shard, video_id): reason} of the rows that no longer count; empty where there is no such list."""
+    try:
+        rows = storage.read_json(stale_key(run))["rows"]
+    except MissingObject:
+        return {}
+    return {(shard, video_id): reason for shard, video_id, reason in rows}
+
+
+def write_stale(storage, run: str, stale: Mapping[tuple[str, str], str]) -> None:
+    """Writes the list of rows that no longer count, or takes it away if there are none."""
+    if not stale:
+        storage.delete(stale_key(run))
+        return
+    rows = [[shard, video_id, reason] for (shard, video_id), reason in sorted(stale.items())]
+    storage.write_json(stale_key(run), {"about": "status rows that no longer count: shard, video_id, why", "rows": rows})
 
 
 def videos_by_shard(status: pa.Table, *, split: str | None = None) -> dict[str, list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import posixpath
+from datetime import datetime, timezone
 from functools import cached_property
 
 import pyarrow.fs
@@ -13,6 +15,19 @@ from robust.errors import UserError
 from robust.storage import open_input
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFile:
+    """What a listing tells of a file, by which a changed one is known.
+
+    Args:
+        size: bytes.
+        version: the time of its last change, ISO 8601 in UTC; None where the store does not tell.
+    """
+
+    size: int
+    version: str | None
 
 
 class FileTree:
@@ -43,6 +58,15 @@ class FileTree:
         """All files, sorted.
 
         Raises:
+            UserError: as `found`.
+        """
+        return tuple(sorted(self.found))
+
+    @cached_property
+    def found(self) -> dict[str, FoundFile]:
+        """All files with their size and version; one listing, whatever is asked of the tree.
+
+        Raises:
             UserError: the root does not exist, is a file, or can not be listed.
         """
         selector = pyarrow.fs.FileSelector(self._root, recursive=True)
@@ -52,8 +76,8 @@ class FileTree:
             raise UserError(f"no folder at {self.root_uri}; set the `uri` of this entry of data.datasets") from error
         except OSError as error:
             raise UserError(f"can not list {self.root_uri}: {error}") from error
-        files = (self._relative(entry.path) for entry in entries if entry.type == pyarrow.fs.FileType.File)
-        return tuple(sorted(path for path in files if not _is_hidden(path)))
+        files = ((self._relative(entry.path), entry) for entry in entries if entry.type == pyarrow.fs.FileType.File)
+        return {path: FoundFile(entry.size, _version(entry)) for path, entry in files if not _is_hidden(path)}
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -78,7 +102,7 @@ class FileTree:
         return [path for path in self.below(folder) if is_video(path)]
 
     def has_file(self, path: str) -> bool:
-        return path in self._file_set
+        return path in self.found
 
     def uri(self, path: str) -> str:
         """The full uri of a file of this tree: an absolute local path or s3://..."""
@@ -115,12 +139,12 @@ class FileTree:
         except json.JSONDecodeError as error:
             raise UserError(f"{self.uri(path)} is not valid JSON ({error}); unpack the data set again") from error
 
-    @cached_property
-    def _file_set(self) -> frozenset[str]:
-        return frozenset(self.files)
-
     def _relative(self, path: str) -> str:
         return posixpath.relpath(path, self._root)
+
+
+def _version(entry: pyarrow.fs.FileInfo) -> str | None:
+    return entry.mtime.astimezone(timezone.utc).isoformat() if isinstance(entry.mtime, datetime) else None
 
 
 def is_video(path: str) -> bool:

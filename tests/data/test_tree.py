@@ -3,6 +3,8 @@ import os
 import pyarrow.fs
 import pytest
 
+from robust.data.extraction import read_source
+from robust.data.shard_plan import same_version
 from robust.data.tree import FileTree
 from robust.errors import UserError
 
@@ -68,3 +70,12 @@ def test_text_may_have_a_byte_order_mark_and_broken_json_is_named(tmp_path):
         tree.read_json("broken.json")
     with pytest.raises(UserError, match="absent.txt"):
         tree.read_text("absent.txt")
+
+
+def test_a_listing_and_a_reading_tell_the_same_size_and_version(storage):
+    # Extraction keeps what the reading tells; the next run compares it with what the listing tells.
+    storage.write_bytes("set/real/a.mp4", b"12345")
+    tree = FileTree.open(storage.uri("set"), storage.config)
+    found, read = tree.found["real/a.mp4"], read_source(tree.uri("real/a.mp4"), storage.config)
+    assert found.size == read.size == 5 and found.version is not None
+    assert same_version(read.version, found.version)

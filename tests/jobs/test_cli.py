@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from jobs.cli import find_user_error, parse_arguments, report_failure, run_job, run_stage
+from jobs.cli import Variant, find_user_error, parse_arguments, report_failure, run_job, run_stage
 from jobs.run_folder import RunFolder
 from robust.config import parse
 from robust.errors import ConfigError, UserError
@@ -62,6 +62,25 @@ def test_a_bad_config_is_2_and_names_the_key(run):
     code, out, err = run(lambda config, storage: {}, "train.batch=3")
     assert code == 2 and out == "" and err.startswith("train: error: train.batch: unknown key")
     assert run(lambda config, storage: {}, "train.batch_size=1")[0] == 2
+
+
+def test_a_flag_can_make_a_job_do_something_else_that_writes_nothing(tmp_path, capfd):
+    settings = f"run: {{name: here}}\nstorage: {{uri: {tmp_path / 'storage'}}}\ncluster: {{address: local}}\n"
+    (tmp_path / "config.yaml").write_text(settings)
+    variants = {"check": Variant(lambda config, storage: {"summary": "checked"}, "look only", writes=False),
+                "clean": Variant(lambda config, storage: {"summary": "cleaned"}, "more")}
+
+    def run(*arguments):
+        return run_job("train", lambda config, storage: {"summary": "trained"}, needs_ray=False, variants=variants,
+                       argv=["--config", str(tmp_path / "config.yaml"), *arguments])
+
+    assert run("--check") == 0 and capfd.readouterr().out == "train: checked\n"
+    assert not (tmp_path / "storage" / "here").exists()
+    assert run("train.batch_size=8", "--clean") == 0 and capfd.readouterr().out == "train: cleaned\n"
+    assert json.loads((tmp_path / "storage/here/train/result.json").read_text())["summary"] == "cleaned"
+    with pytest.raises(SystemExit) as refused:
+        run("--check", "--clean")
+    assert refused.value.code == 2 and "give one of --check, --clean" in capfd.readouterr().err
 
 
 def test_another_config_under_the_same_name_is_2(run):

@@ -13,12 +13,14 @@ import ray
 
 from cluster.local import LocalCluster
 from jobs import extract as job
-from jobs.extract import detector_actors, extract
+from jobs import extract_verify
+from jobs.extract import detector_actors, extract, extract_and_remove_stale
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
+from jobs.run_folder import RunFolder
 from robust.config import ExtractConfig, StorageConfig, dump_yaml, parse
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import plan_shards
-from robust.data.shards import read_faces, read_status
+from robust.data.shards import read_committed, read_faces, read_status
 from robust.data.video import read_frames
 from robust.errors import UserError
 from robust.storage import Storage
@@ -209,6 +211,146 @@ def test_a_part_of_a_shard_is_never_written(tmp_path, local_storage):
     for right in (crops[:2], crops[2:]):
         Write(local_storage, "r")(pa.concat_tables(right))
     assert read_status(local_storage, "r").num_rows == 3
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The real stages one after another in this process; returns the video ids that each extraction has decoded."""
+    decoded = []
+
+    def run_pipeline(plans, config, storage, settings):
+        decoded.append([row.video_id for one in plans for row in one.rows])
+        size = config.extract.videos_per_shard
+        stage, write = DecodeAndDetect(config.extract, config.storage, settings), Write(storage, config.run.name)
+        for task in batches(tasks_of(plan_table(plans, config.extract), videos_per_shard=size, most=size)):
+            write(pa.concat_tables(stage(task)))
+
+    monkeypatch.setattr(job, "run_pipeline", run_pipeline)
+    monkeypatch.setattr(extract_verify, "check_shards", lambda storage, run, plans: {
+        plan: found for plan, found in extract_verify.check_some(storage, run, plans) if found})
+    return decoded
+
+
+@pytest.fixture
+def small_set(tmp_path) -> Path:
+    """Twelve videos without a face, each of a person of its own."""
+    for label in ("real", "fake"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "videos" / label / f"{number}.mp4").write_bytes(clips.counting(4 + number))
+    return tmp_path / "videos"
+
+
+def committed_rows(storage) -> dict[str, list[str]]:
+    """The shards of every video, over all status tables."""
+    shards: dict[str, list[str]] = {}
+    for row in read_committed(storage, "r").table.to_pylist():
+        shards.setdefault(row["video_id"], []).append(row["shard"])
+    return shards
+
+
+def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_is_asked_for(in_process, small_set, tmp_path):
+    config = config_of(small_set, tmp_path / "storage")
+    storage = Storage.from_config(config.storage)
+    RunFolder(storage, config).open()
+    extract(config, storage)
+    first, before = committed_rows(storage), objects(storage)
+    changed, touched, gone = (small_set / name for name in ("real/1.mp4", "real/2.mp4", "real/3.mp4"))
+    changed.write_bytes(clips.counting(9))
+    os.utime(touched, ns=(0, 0))
+    gone.unlink()
+    with pytest.raises(UserError, match="1 findings in .* run jobs.extract again"):
+        extract_verify.verify(config, storage)
+    result = extract(config, storage)
+    redone = set(in_process[1])
+    assert {"own/real/1", "own/real/2"} <= redone and "own/real/3" not in redone
+    # A video that goes may move others to another split; whoever kept its split, label and file is not touched.
+    assert all(first[video_id] == shards[:1] for video_id, shards in committed_rows(storage).items() if video_id not in redone)
+    assert before.items() <= objects(storage).items()  # nothing was removed or rewritten
+    status = {row["video_id"]: row for row in read_status(storage, "r").to_pylist()}
+    assert set(status) == set(first) - {"own/real/3"}
+    assert status["own/real/1"]["frames_decoded"] == min(9, status["own/real/1"]["frames_asked"])
+    assert status["own/real/1"]["source_bytes"] == changed.stat().st_size
+    assert result["extracted_now"] == len(redone) and result["stale"]["no longer in the data set"] == 1
+    assert result["stale"]["the file was changed"] >= 1 and "--remove-stale" in result["summary"]
+    assert any("own/real/3 in" in told for told in result["problems"]["extraction"])
+    assert extract_verify.verify(config, storage)["stale"] == result["stale"]
+
+    again = extract(config, storage)
+    assert again["extracted_now"] == 0 and len(in_process) == 2
+    kept = read_status(storage, "r").drop_columns("shard")
+    removed = extract_and_remove_stale(config, storage)
+    assert removed["removed"]["rows"] == sum(result["stale"].values()) and removed["stale"] == {}
+    assert read_status(storage, "r").drop_columns("shard").equals(kept)
+    assert all(len(shards) == 1 for shards in committed_rows(storage).values())
+    assert extract(config, storage)["extracted_now"] == 0 and extract_verify.verify(config, storage)["stale"] == {}
+
+    new = small_set / "fake" / "new.mp4"  # and a file that becomes what it was
+    new.write_bytes(clips.counting(5))
+    extract(config, storage)
+    assert "own/fake/new" in in_process[-1]
+    assert extract_verify.verify(config, storage)["videos"] == 12
+
+
+def test_a_file_that_becomes_what_it_was_counts_again_without_being_decoded(in_process, small_set, tmp_path):
+    config = config_of(small_set, tmp_path / "storage", videos_per_shard=1)
+    storage = Storage.from_config(config.storage)
+    extract(config, storage)
+    video = small_set / "real" / "1.mp4"
+    content, times = video.read_bytes(), (video.stat().st_atime_ns, video.stat().st_mtime_ns)
+    first = read_status(storage, "r")
+    video.write_bytes(clips.counting(9))
+    assert extract(config, storage)["extracted_now"] == 1
+    video.write_bytes(content)
+    os.utime(video, ns=times)
+    result = extract(config, storage)
+    assert result["extracted_now"] == 0 and sum(result["stale"].values()) == 1
+    assert read_status(storage, "r").equals(first)
+
+
+def test_two_jobs_with_different_views_of_the_data_set_leave_each_video_once(in_process, small_set, tmp_path, monkeypatch):
+    # The second starts, with one video more, when the first has planned and written nothing.
+    config = config_of(small_set, tmp_path / "storage")
+    storage, run_pipeline = Storage.from_config(config.storage), job.run_pipeline
+    RunFolder(storage, config).open()
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(job, "run_pipeline", run_pipeline)
+        (small_set / "fake" / "0a.mp4").write_bytes(clips.counting(5))
+        extract(config, storage)
+        run_pipeline(*arguments)
+
+    monkeypatch.setattr(job, "run_pipeline", overtaken)
+    extract(config, storage)
+    assert any(len(shards) > 1 for shards in committed_rows(storage).values())
+    status = read_status(storage, "r").column("video_id").to_pylist()
+    assert len(status) == len(set(status)) == 13
+    result = extract(config, storage)
+    assert result["extracted_now"] == 0 and result["videos"] == 13 and sum(result["stale"].values()) > 0
+    extract_and_remove_stale(config, storage)
+    assert all(len(shards) == 1 for shards in committed_rows(storage).values())
+    assert extract_verify.verify(config, storage)["videos"] == 13
+
+
+def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set, tmp_path, capsys):
+    config = config_of(small_set, tmp_path / "storage")
+    storage = Storage.from_config(config.storage)
+    with pytest.raises(UserError, match="no run r"):
+        extract_verify.verify(config, storage)
+    RunFolder(storage, config).open()
+    extract(config, storage)
+    assert extract_verify.verify(config, storage)["shards"] > 1
+    key = next(key for key in storage.list("r/faces") if not key.endswith(".status.parquet"))
+    data = storage.read_bytes(key)
+    storage.write_bytes(key, data[:100] + b"\0" + data[101:])
+    before = objects(storage)
+    with pytest.raises(UserError, match="1 findings in .* delete the status table"):
+        extract_verify.verify(config, storage)
+    assert storage.uri(key) in capsys.readouterr().err and objects(storage) == before
+    # What it says is what helps.
+    storage.delete(f"{key.partition('-')[0]}.status.parquet")
+    extract(config, storage)
+    assert storage.read_bytes(key) == data and extract_verify.verify(config, storage)["uncommitted"] == 0
 
 
 def test_the_pool_fits_the_cluster_or_says_what_does_not():
