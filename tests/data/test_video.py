@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from robust.data import video
+from robust.data import decode_decord, video
+from robust.data.decoded import FrameSink
 from robust.data.video import read_frames, read_image, uniform_indices
 from tests import clips
 
@@ -55,7 +56,7 @@ def test_the_frames_asked_for_come_upright_in_order_with_their_times(options):
 @pytest.mark.parametrize("options", [("avi", "mpeg4"), ("mp4", "mpeg4"), ("avi", "libx264")])
 def test_what_decord_gets_wrong_does_not_go_through_it(options, monkeypatch):
     # decord 0.6.0 returns frames of other moments for some of these, without an error.
-    monkeypatch.setattr(video.decord, "VideoReader", lambda *_, **__: pytest.fail("decord was asked"))
+    monkeypatch.setattr(decode_decord.decord, "VideoReader", lambda *_, **__: pytest.fail("decord was asked"))
     container, codec = options
     assert read(clips.counting(20, container=container, codec=codec)).status == "ok"
 
@@ -70,6 +71,42 @@ def test_both_decoders_agree_to_the_pixel(monkeypatch):
         assert np.array_equal(by_decord.frames, by_av.frames)
         assert np.array_equal(by_decord.indices, by_av.indices)
         assert np.allclose(by_decord.timestamps_s, by_av.timestamps_s, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"codec": "libx265"}, {"codec": "libx265", "pixels": "yuv420p10le"}, {"gop": 300}, {"codec": "libsvtav1"},
+     {"container": "webm", "codec": "libvpx-vp9"}, {"container": "avi", "codec": "mpeg4"}],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_visiting_frames_gives_those_of_decoding_everything(options, monkeypatch):
+    # decord 0.6.0 gives other frames for the first: x265's groups of pictures are open.
+    data = clips.noisy(40, **options)
+    whole = video._read_through(data, video.probe(data), 40, FrameSink())
+    monkeypatch.setattr(video, "_read_through", lambda *_: pytest.fail("decoded from start to end"))
+    monkeypatch.setattr(video, "WHOLE_BYTES", 1000)
+    assert len(whole.frames) == 40
+    for count in (8, 40):
+        visited = read(data, count)
+        assert (visited.status, visited.reason) == ("ok", "")
+        assert np.array_equal(visited.indices, uniform_indices(40, count))
+        assert np.array_equal(visited.frames, whole.frames[visited.indices])
+        assert np.allclose(visited.timestamps_s, whole.timestamps_s[visited.indices], atol=1e-6)
+
+
+def test_hevc_with_open_groups_of_pictures_is_exact():
+    data = clips.noisy(40, codec="libx265")
+    whole = video._read_through(data, video.probe(data), 40, FrameSink()).frames
+    decoded = read(data)
+    assert np.array_equal(decoded.frames, whole[decoded.indices])
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted():
+    data = clips.cartoon().read_bytes()  # 98 are stored, 95 are shown
+    whole = video._read_through(data, video.probe(data), 1000, FrameSink()).frames
+    decoded = read(data, 25)
+    assert len(whole) == 95 and np.array_equal(decoded.indices, uniform_indices(95, 25))
+    assert np.array_equal(decoded.frames, whole[decoded.indices])
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
