@@ -117,7 +117,13 @@ def _length_s(container, stream) -> float | None:
 
 
 def plain(error: Exception) -> str:
-    """An error's own words, without the path or the number that the library puts around them."""
+    """An error's own words, without the path or the number that the library puts around them.
+
+    Raises:
+        MemoryError: it is one: that is not what is wrong with the file.
+    """
+    if isinstance(error, MemoryError):
+        raise MemoryError from error
     return (getattr(error, "strerror", None) or str(error)).strip()[:200]
 
 

@@ -49,7 +49,7 @@ def read_frames(source, *, count: int, name: str, sink: FrameSink | None = None,
         large = size > WHOLE_BYTES
         if large and (facts.frames or facts.length_s):
             return _visited(source, facts, count, sink)
-        if decord and not large and _is_for_decord(facts):
+        if decord and not large and _is_for_decord(source, facts):
             end_s = read_with_decord(source, count, sink, frames=facts.frames)
             if end_s is not None:
                 return sink.video(*_completeness(facts, end_s))
@@ -64,8 +64,9 @@ def read_frames(source, *, count: int, name: str, sink: FrameSink | None = None,
         return unreadable(str(error))
 
 
-def _is_for_decord(facts: Facts) -> bool:
-    return facts.codec in DECORD_CODECS and any(name in DECORD_CONTAINERS for name in facts.formats)
+def _is_for_decord(source, facts: Facts) -> bool:
+    has_path = isinstance(source, (bytes, str, os.PathLike))
+    return has_path and facts.codec in DECORD_CODECS and any(name in DECORD_CONTAINERS for name in facts.formats)
 
 
 def _visited(source, facts: Facts, count: int, sink: FrameSink) -> DecodedVideo:
