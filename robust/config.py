@@ -220,6 +220,9 @@ class DataConfig(Section):
 
 class ExtractConfig(Section):
     detector: str = Field("mtcnn", description="face detector of robust/data/faces.py")
+    decoder: Literal["decord", "av"] = Field(
+        "decord", description="decord where it can be trusted, or PyAV alone, which finds more damage"
+    )
     frames_train: int = Field(25, ge=1, description="frames a training or validation video, uniform over it")
     frames_test: int = Field(20, ge=1, description="frames a test video")
     margin: float = Field(0.3, ge=0, le=2, description="margin around the face box, share of its longer side")

@@ -24,6 +24,7 @@ EXACT_INDEX = "mov"
 """Containers of this family list every frame in their header."""
 PICTURES = ("image2", "_pipe")
 MISSING_VIDEO = "no video stream"
+SHORT_BY_S = 0.5  # a stream that ends more than this before the length its header tells was cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Facts:
         formats: the container's names.
         length_s: None where it does not tell the video's own length.
         frames: as many as its index lists, less what edits hide; None where it has no index of all frames.
+        missing: of these, beyond the end of the file: it was cut off.
     """
 
     codec: str
     formats: tuple[str, ...]
     length_s: float | None
     frames: int | None
+    missing: int
 
 
 class ByContent:
@@ -57,8 +60,20 @@ def probe(source) -> Facts:
         if any(name.endswith(PICTURES) for name in formats):
             raise UnreadableVideo("a picture, not a video")
         stream = video_stream(container)
-        shown = sum(not entry.is_discard for entry in stream.index_entries) if EXACT_INDEX in formats else 0
-        return Facts(stream.codec_context.name, formats, _length_s(container, stream), shown or None)
+        length_s = _length_s(container, stream)
+        frames, missing = _index(stream, container.size, length_s) if EXACT_INDEX in formats else (None, 0)
+        return Facts(stream.codec_context.name, formats, length_s, frames, missing)
+
+
+def _index(stream, size: int, length_s: float | None) -> tuple[int | None, int]:
+    """(frames shown, frames stored beyond the end of the file) by the container's index; None if it is cut itself."""
+    shown = missing = latest = 0
+    for entry in stream.index_entries:
+        shown += not entry.is_discard
+        missing += entry.pos + entry.size > size > 0
+        latest = max(latest, entry.timestamp)
+    cut = length_s is not None and float(latest * stream.time_base) < length_s - SHORT_BY_S
+    return (None if cut else shown or None), missing
 
 
 class open_container:
@@ -80,6 +95,8 @@ class open_container:
             # Titles in some other encoding are no reason to refuse a video.
             self.container = av.open(ByContent(self.file), options=AV_OPTIONS, metadata_errors="ignore",
                                      buffer_size=BUFFER_BYTES)
+        except av.PermissionError:
+            raise UnreadableVideo("not a video, but a list that names other files") from None
         except (av.FFmpegError, OSError, ValueError) as error:
             raise UnreadableVideo(f"not a video, or its header is lost ({plain(error)})") from None
         return self.container
@@ -101,8 +118,7 @@ def video_stream(container) -> av.VideoStream:
         raise UnreadableVideo("its codec is not known")
     kinds = sorted({stream.type for stream in container.streams})
     if container.streams.video:
-        raise UnreadableVideo(f"{MISSING_VIDEO}: {' and '.join(kind for kind in kinds if kind != 'video') or 'only'} "
-                              "with a cover picture" if kinds != ["video"] else f"{MISSING_VIDEO}: only a cover picture")
+        raise UnreadableVideo(f"{MISSING_VIDEO}: {'audio and' if 'audio' in kinds else 'only'} a cover picture")
     if kinds == ["audio"]:
         raise UnreadableVideo(f"{MISSING_VIDEO}: audio only")
     raise UnreadableVideo(f"{MISSING_VIDEO}: only {', '.join(kinds)}" if kinds else MISSING_VIDEO)

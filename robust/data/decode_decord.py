@@ -13,6 +13,7 @@ import numpy as np
 from robust.data.decoded import FrameSink, uniform_indices
 
 CHUNK_BYTES = 2**26  # frames fetched at once: beyond a few megabytes more at once is no faster, only larger
+LONGEST_S = 10**7  # of some cut files it tells times of millions of years
 
 
 def read_with_decord(source: bytes | str | os.PathLike, count: int, sink: FrameSink, *, frames: int | None) -> float | None:
@@ -32,6 +33,8 @@ def read_with_decord(source: bytes | str | os.PathLike, count: int, sink: FrameS
         if not len(indices) or len(reader) != (frames or len(reader)):
             return None
         timestamps = reader.get_frame_timestamp(np.arange(len(reader)))
+        if timestamps.shape != (len(reader), 2) or not 0 <= timestamps[-1, 1] < LONGEST_S:
+            return None
         start = 0
         while start < len(indices):
             height, width = sink.size or (0, 0)

@@ -56,15 +56,17 @@ class DecodeLimits:
     Args:
         timeout_s: seconds of decoding; waiting for the storage does not count.
         memory_mb: MiB of the process beyond what it has when idle, its frames included.
+        decord: whether decord is asked first where it can be trusted, or PyAV decodes everything.
     """
 
     timeout_s: float = 300
     memory_mb: int = 2048
+    decord: bool = True
 
     @classmethod
     def of(cls, config) -> DecodeLimits:
         """As an ExtractConfig says."""
-        return cls(config.decode_timeout_s, config.decode_memory_mb)
+        return cls(config.decode_timeout_s, config.decode_memory_mb, config.decoder == "decord")
 
 
 class Ranged(Protocol):
@@ -140,7 +142,7 @@ class DecoderProcess:
                 handle, ranged = stack.enter_context(_handle(source))
             except OSError as error:
                 return unreadable(f"cannot be read: {error.strerror}")
-            decoded = self._attempt(handle, ranged, count, decord=True)
+            decoded = self._attempt(handle, ranged, count, decord=self.limits.decord)
             if decoded is None:  # decord may have crashed where PyAV does not
                 decoded = self._attempt(handle, ranged, count, decord=False)
             return decoded

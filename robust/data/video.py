@@ -14,7 +14,7 @@ import os
 import cv2
 import numpy as np
 
-from robust.data.decode_av import Facts, probe, read_all, read_by_seeking
+from robust.data.decode_av import SHORT_BY_S, Facts, probe, read_all, read_by_seeking
 from robust.data.decode_decord import read_with_decord
 from robust.data.decoded import DecodedVideo, FrameSink, UnreadableVideo, uniform_indices, unreadable
 
@@ -23,7 +23,6 @@ __all__ = ["DecodedVideo", "UnreadableVideo", "read_frames", "read_image", "unif
 DECORD_CODECS = ("h264", "vp8", "vp9")
 """Not HEVC: of one whose groups of pictures are open, x265's default, decord 0.6 returns frames of other moments."""
 DECORD_CONTAINERS = ("mp4", "mov", "matroska", "webm")
-SHORT_BY_S = 0.5  # a stream that ends more than this before the length its header tells was cut off
 WHOLE_BYTES = 2**26
 """Larger files are visited where frames are wanted: decord and a decoding from start to end read every byte of them."""
 
@@ -49,6 +48,8 @@ def read_frames(source, *, count: int, name: str, sink: FrameSink | None = None,
         large = size > WHOLE_BYTES
         if large and (facts.frames or facts.length_s):
             return _visited(source, facts, count, sink)
+        if facts.missing:
+            return _read_through(source, facts, count, sink)
         if decord and not large and _is_for_decord(source, facts):
             end_s = read_with_decord(source, count, sink, frames=facts.frames)
             if end_s is not None:
@@ -74,6 +75,8 @@ def _visited(source, facts: Facts, count: int, sink: FrameSink) -> DecodedVideo:
         scan = read_by_seeking(source, facts, count, sink)
     except UnreadableVideo as error:
         return unreadable(str(error))
+    if scan.total == scan.promised and facts.missing:
+        return sink.video("partial", f"cut off: {facts.missing} of {facts.frames} frames are not in the file")
     if scan.total == scan.promised:
         return sink.video("ok", "")
     return sink.video("partial", f"damaged: {scan.total} of {scan.promised} frames asked for are good ({scan.error})")
@@ -83,6 +86,8 @@ def _read_through(source, facts: Facts, count: int, sink: FrameSink) -> DecodedV
     scan = read_all(source, count, sink)
     if scan.error:
         return sink.video("partial", f"damaged: {scan.total} of about {scan.promised} frames are good ({scan.error})")
+    if facts.missing:
+        return sink.video("partial", f"cut off: {facts.missing} of {scan.promised} frames are not in the file")
     return sink.video(*_completeness(facts, scan.end_s))
 
 
