@@ -24,7 +24,7 @@ EXACT_INDEX = "mov"
 """Containers of this family list every frame in their header."""
 PICTURES = ("image2", "_pipe")
 MISSING_VIDEO = "no video stream"
-SHORT_BY_S = 0.5  # a stream that ends more than this before the length its header tells was cut off
+SHORT_BY_S, SHORT_BY_FRAMES = 0.5, 3  # a stream that ends more than the lesser before the length in its header was cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Facts:
         length_s: None where it does not tell the video's own length.
         frames: as many as its index lists, less what edits hide; None where it has no index of all frames.
         missing: of these, beyond the end of the file: it was cut off.
+        short_s: a stream that ends more than this before length_s was cut off.
     """
 
     codec: str
@@ -44,6 +45,7 @@ class Facts:
     length_s: float | None
     frames: int | None
     missing: int
+    short_s: float
 
 
 class ByContent:
@@ -62,7 +64,8 @@ def probe(source) -> Facts:
         stream = video_stream(container)
         length_s = _length_s(container, stream)
         frames, missing = _index(stream, container.size, length_s) if EXACT_INDEX in formats else (None, 0)
-        return Facts(stream.codec_context.name, formats, length_s, frames, missing)
+        short_s = min(SHORT_BY_S, SHORT_BY_FRAMES / float(stream.average_rate)) if stream.average_rate else SHORT_BY_S
+        return Facts(stream.codec_context.name, formats, length_s, frames, missing, short_s)
 
 
 def _index(stream, size: int, length_s: float | None) -> tuple[int | None, int]:

@@ -14,7 +14,7 @@ import os
 import cv2
 import numpy as np
 
-from robust.data.decode_av import SHORT_BY_S, Facts, probe, read_all, read_by_seeking
+from robust.data.decode_av import Facts, probe, read_all, read_by_seeking
 from robust.data.decode_decord import read_with_decord
 from robust.data.decoded import DecodedVideo, FrameSink, UnreadableVideo, uniform_indices, unreadable
 
@@ -23,6 +23,7 @@ __all__ = ["DecodedVideo", "UnreadableVideo", "read_frames", "read_image", "unif
 DECORD_CODECS = ("h264", "vp8", "vp9")
 """Not HEVC: of one whose groups of pictures are open, x265's default, decord 0.6 returns frames of other moments."""
 DECORD_CONTAINERS = ("mp4", "mov", "matroska", "webm")
+PROMISE = 0.9  # of the frames that a header tells of, sound files have at least so many
 WHOLE_BYTES = 2**26
 """Larger files are visited where frames are wanted: decord and a decoding from start to end read every byte of them."""
 
@@ -88,11 +89,13 @@ def _read_through(source, facts: Facts, count: int, sink: FrameSink) -> DecodedV
         return sink.video("partial", f"damaged: {scan.total} of about {scan.promised} frames are good ({scan.error})")
     if facts.missing:
         return sink.video("partial", f"cut off: {facts.missing} of {scan.promised} frames are not in the file")
+    if scan.total < PROMISE * scan.promised:
+        return sink.video("partial", f"cut off: {scan.total} of about {scan.promised} frames are in the file")
     return sink.video(*_completeness(facts, scan.end_s))
 
 
 def _completeness(facts: Facts, end_s: float) -> tuple[str, str]:
-    if facts.length_s is None or end_s >= facts.length_s - SHORT_BY_S:
+    if facts.length_s is None or end_s >= facts.length_s - facts.short_s:
         return "ok", ""
     return "partial", f"cut off: ends at {end_s:.1f} s of {facts.length_s:.1f} s"
 

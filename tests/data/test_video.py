@@ -1,5 +1,6 @@
 """Frames out of sound, damaged, rotated and impossible files."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -159,6 +160,30 @@ def test_a_truncated_webm_whose_decoder_does_not_complain_is_partial_too():
     assert 0 < len(decoded.frames) and decoded.timestamps_s[-1] < 1.5
 
 
+@pytest.mark.parametrize("options", [
+    {"codec": "libsvtav1"}, {"container": "mkv"}, {"container": "avi", "codec": "mpeg4"}, {"codec": "libx265"}],
+    ids=lambda options: "-".join(options.values()))
+def test_a_file_that_lost_its_last_quarter_is_partial_whatever_it_is(options):
+    data = clips.noisy(40, **options)
+    decoded = read(data[: 3 * len(data) // 4])
+    assert decoded.status == "partial" and ("cut off" in decoded.reason or "damaged" in decoded.reason)
+    assert len(decoded.frames) == 8 and decoded.indices[-1] < 32
+
+
+def test_variable_frame_rate_is_sampled_by_frame_and_timed_by_the_file():
+    data, starts = clips.variable_rate()
+    for count in (8, 40):
+        decoded = read(data, count)
+        assert decoded.status == "ok" and clips.numbers(decoded.frames) == decoded.indices.tolist()
+        assert np.allclose(decoded.timestamps_s, [starts[index] for index in decoded.indices], atol=1e-4)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv444p"])
+def test_ten_bit_and_full_colour_h264(pixels):
+    decoded = read(clips.counting(10, pixels=pixels))
+    assert decoded.status == "ok" and clips.numbers(decoded.frames) == decoded.indices.tolist()
+
+
 def test_frames_that_depend_on_damaged_ones_are_left_out():
     data = bytearray(clips.noisy(40))
     whole = read(bytes(data), count=40).frames
@@ -179,8 +204,13 @@ def test_frames_that_depend_on_damaged_ones_are_left_out():
         (np.random.default_rng(0).bytes(5000), "not a video, or its header is lost"),
         (b"<html>Sign in to continue</html>" * 20, "not a video, or its header is lost"),
         (clips.audio_only(), "no video stream: audio only"),
+        (clips.audio_only(cover=True), "no video stream: audio and a cover picture"),
+        (clips.without_frames(), "no video stream"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n", "not a video"),
+        (b"ffconcat version 1.0\nfile /etc/hostname\n", "not a video, but a list that names other files"),
+        (cv2.imencode(".jpg", clips.frame(0))[1].tobytes(), "a picture, not a video"),
     ],
-    ids=["empty", "garbage", "html", "audio"],
+    ids=["empty", "garbage", "html", "audio", "cover", "no-frames", "playlist", "list", "picture"],
 )
 def test_what_is_no_video_is_unreadable_with_a_reason(data, reason):
     decoded = read(data)
@@ -196,8 +226,6 @@ def test_a_lost_index_a_missing_file_and_a_folder_are_unreadable(tmp_path):
 
 
 def test_read_image(tmp_path):
-    import cv2
-
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     path = tmp_path / "face.png"
     path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
