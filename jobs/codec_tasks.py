@@ -19,6 +19,7 @@ from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.registry import NEEDS_SURROGATES
 from robust.config import Config, ExtractConfig
+from robust.data.decoder_process import DecodeLimits
 from robust.data.extraction import decode_source, frames_wanted
 from robust.data.faces import FaceDetector, build_detector
 from robust.data.rows import VideoRow
@@ -142,7 +143,8 @@ def _footage(config: Config, rows: Sequence[dict]) -> Footage:
     first = rows[0]
     video = VideoRow(first["video_id"], first["uri"], first["label"], first["video_id"].split("/")[0], first["method"],
                      tuple(first["identities"]), SPLIT)
-    decoded, source = decode_source(video, count=frames_wanted(video, config.extract), storage_config=config.storage)
+    decoded, source = decode_source(video, count=frames_wanted(video, config.extract), storage_config=config.storage,
+                                    limits=DecodeLimits.of(config.extract))
     place = {int(index): number for number, index in enumerate(decoded.indices)}
     indices = tuple(row["frame_index"] for row in rows)
     changed = source is not None and first["source_bytes"] not in (None, source.size)

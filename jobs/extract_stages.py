@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robust.config import ExtractConfig, StorageConfig
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import Source, decode_source, faces_of, frames_wanted
 from robust.data.faces import build_detector
 from robust.data.rows import ROW_SCHEMA, VideoRow, rows_to_table, table_to_rows
@@ -114,7 +115,8 @@ class Decode:
         """The columns that decoding adds; none of them for a row that only fills a shard."""
         if row is None:
             return {}
-        decoded, source = decode_source(row, count=frames_wanted(row, self.config), storage_config=self.storage_config)
+        decoded, source = decode_source(row, count=frames_wanted(row, self.config), storage_config=self.storage_config,
+                                        limits=DecodeLimits.of(self.config))
         return {
             "frames": decoded.frames.data,
             "shape": list(decoded.frames.shape),
@@ -191,6 +193,7 @@ class DecodeAndDetect(Detect):
     """Tasks -> CROPS_SCHEMA in one process: without a GPU to feed, frames need not travel."""
 
     def __init__(self, config: ExtractConfig, storage_config: StorageConfig, settings: str, threads: int = 1):
+        shared_decoder(DecodeLimits.of(config)).start()  # it comes up while the detector is loaded
         super().__init__(config, settings, threads)
         self.storage_config = storage_config
 
@@ -199,7 +202,8 @@ class DecodeAndDetect(Detect):
             row, decoded, source = _row(plan), None, None
             if row is not None:
                 count = frames_wanted(row, self.config)
-                decoded, source = decode_source(row, count=count, storage_config=self.storage_config)
+                decoded, source = decode_source(row, count=count, storage_config=self.storage_config,
+                                                limits=DecodeLimits.of(self.config))
             yield self.crops(plan, row, decoded, source)
 
 

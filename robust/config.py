@@ -96,6 +96,9 @@ class DataConfig(Section):
 
 class ExtractConfig(Section):
     detector: str = Field("mtcnn", description="face detector of robust/data/faces.py")
+    decoder: Literal["decord", "av"] = Field(
+        "decord", description="decord where it can be trusted, or PyAV alone, which finds more damage"
+    )
     frames_train: int = Field(25, ge=1, description="frames a training or validation video, uniform over it")
     frames_test: int = Field(20, ge=1, description="frames a test video")
     margin: float = Field(0.3, ge=0, le=2, description="margin around the face box, share of its longer side")
@@ -107,6 +110,8 @@ class ExtractConfig(Section):
     max_crop: int = Field(512, ge=64, description="crops are shrunk to at most this longer side, pixels")
     videos_per_shard: int = Field(64, ge=1, description="videos of one Parquet shard")
     decode_cpus: float = resource(1, gt=0, description="CPUs of one decoding task")
+    decode_timeout_s: float = resource(300, gt=0, le=86400, description="seconds one video may take to decode; then given up")
+    decode_memory_mb: int = resource(2048, ge=64, le=2**20, description="MiB its decoder may use, with its frames (25 of 4K: 600)")
     detect_cpus: float = resource(1, gt=0, description="CPUs of one detector actor")
     detect_gpus: float = resource(0, ge=0, description="GPU share of one detector actor")
     detect_actors: int | None = resource(None, ge=1, description="detector actors; null: as many as the cluster has room for")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,13 +29,17 @@ def numbers(frames: np.ndarray) -> list[int]:
     return [round((float(one.mean()) - 20) / 5) for one in middle]
 
 
-def clip(images, *, container: str = "mp4", codec: str = "libx264", pixels: str = "yuv420p", gop: int = 10) -> bytes:
-    """Encodes (N, H, W, 3) uint8 frames at 20 frames a second; an mp4's index comes first, as on the web."""
+def clip(images, *, container: str = "mp4", codec: str = "libx264", pixels: str = "yuv420p", gop: int = 10,
+         **options: str) -> bytes:
+    """Encodes (N, H, W, 3) uint8 frames at 20 frames a second; an mp4's index comes first, as on the web.
+
+    Other options are the encoder's own.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"clip.{container}")
-        options = {"movflags": "faststart"} if container == "mp4" else {}
-        with av.open(str(path), "w", options=options) as output:
-            stream = output.add_stream(codec, rate=FPS)
+        header = {"movflags": "faststart"} if container == "mp4" else {}
+        with av.open(str(path), "w", options=header) as output:
+            stream = output.add_stream(codec, rate=FPS, options=options)
             stream.height, stream.width = images[0].shape[:2]
             stream.pix_fmt, stream.gop_size, stream.bit_rate = pixels, gop, 2_000_000
             for image in images:
@@ -54,17 +59,65 @@ def noisy(count: int = 40, **options) -> bytes:
     return clip([np.clip(frame(i) + noise[i], 0, 255).astype(np.uint8) for i in range(count)], **options)
 
 
-def audio_only() -> bytes:
+def audio_only(*, cover: bool = False) -> bytes:
+    """A song, maybe with a picture on its cover."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("aac", rate=16000)
         stream.layout = "mono"
+        if cover:
+            picture = output.add_stream("mjpeg", rate=1)
+            picture.height, picture.width, picture.pix_fmt = 64, 96, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+            output.mux(picture.encode(av.VideoFrame.from_ndarray(frame(0), format="rgb24")))
+            output.mux(picture.encode(None))
         for i in range(20):
             sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             sound.sample_rate, sound.pts = 16000, i * 1024
             output.mux(stream.encode(sound))
         output.mux(stream.encode(None))
     return file.getvalue()
+
+
+def without_frames() -> bytes:
+    """A video track in which there is nothing."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(counting(5))) as clip_, av.open(file, "w", format="mp4") as output:
+        output.add_stream_from_template(clip_.streams.video[0])
+        output.start_encoding()
+    return file.getvalue()
+
+
+def variable_rate() -> tuple[bytes, list[float]]:
+    """A clip whose frames stay for 1, 2 or 5 twentieths of a second, and when each is shown, seconds."""
+    file, starts = io.BytesIO(), np.cumsum([0, *[(1, 2, 5)[i % 3] for i in range(39)]])
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=FPS)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 64, 96, "yuv420p", 10
+        stream.codec_context.time_base = Fraction(1, FPS)
+        for i, start in enumerate(starts):
+            picture = av.VideoFrame.from_ndarray(frame(i), format="rgb24")
+            picture.pts, picture.time_base = int(start), Fraction(1, FPS)
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return file.getvalue(), (starts / FPS).tolist()
+
+
+def repeated(clip_: bytes, times: int, path: Path) -> Path:
+    """An mp4 of a clip without B frames so many times over, its packets copied: hours of video for a second's work."""
+    tick = 512
+    with av.open(io.BytesIO(clip_)) as source, av.open(str(path), "w", format="mp4") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        packets = [(bytes(packet), packet.is_keyframe) for packet in source.demux(video=0) if packet.size]
+        base = Fraction(1, FPS * tick)
+        for number in range(times * len(packets)):
+            data, is_key = packets[number % len(packets)]
+            packet = av.Packet(data)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, base, is_key
+            packet.pts = packet.dts = number * tick
+            packet.duration = tick
+            output.mux(packet)
+    return path
 
 
 def rotated(mp4: bytes, degrees: int) -> bytes:

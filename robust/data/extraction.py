@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow.fs
 
 from robust.data.crop import crop_window, shrink
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.faces import Face, FaceDetector
 from robust.data.rows import VideoRow
 from robust.data.shards import encode_image
 from robust.data.tracking import Track, choose_subject, link_tracks
-from robust.data.video import DecodedVideo, read_frames, unreadable
+from robust.data.video import WHOLE_BYTES, DecodedVideo, unreadable
+from robust.errors import UserError
 from robust.storage import MissingObject, open_input
 
 
@@ -27,12 +29,12 @@ class Source:
     """A video file as it was found.
 
     Args:
-        content: its bytes, or its local path: decoders read a local file themselves.
+        content: its bytes, its local path, or, of a large object in a bucket, the open file, to be read in pieces.
         size: bytes.
         version: the time of its last change; tells a replaced file from the one that was extracted.
     """
 
-    content: bytes | str
+    content: bytes | str | pyarrow.NativeFile
     size: int
     version: str | None
 
@@ -54,13 +56,17 @@ def read_source(uri: str, storage_config) -> Source:
     version = info.mtime.astimezone(timezone.utc).isoformat() if isinstance(info.mtime, datetime) else None
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         return Source(path, os.path.getsize(path), version)
+    if info.size > WHOLE_BYTES:  # its decoder visits it in any case, and asks for what it needs
+        return Source(filesystem.open_input_file(path), info.size, version)
     with filesystem.open_input_stream(path) as stream:
         content = stream.read()
     return Source(content, len(content), version)
 
 
-def decode_source(row: VideoRow, *, count: int, storage_config) -> tuple[DecodedVideo, Source | None]:
-    """The sampled frames of a video; whatever is wrong with the file is told in the DecodedVideo.
+def decode_source(
+    row: VideoRow, *, count: int, storage_config, limits: DecodeLimits = DecodeLimits()
+) -> tuple[DecodedVideo, Source | None]:
+    """The sampled frames of a video; whatever is wrong with the file, or it does to its decoder, is told with them.
 
     Raises:
         UserError: storage cannot be reached: that says nothing about this video, and the job must not go on.
@@ -70,9 +76,10 @@ def decode_source(row: VideoRow, *, count: int, storage_config) -> tuple[Decoded
     except MissingObject:
         return unreadable("the file does not exist"), None
     try:
-        return read_frames(source.content, count=count, name=row.video_id), source
-    except Exception as error:  # a decoder's surprise is this video's, not the other hundred thousand's
-        return unreadable(f"the decoder failed: {type(error).__name__}: {error}"[:300]), source
+        return shared_decoder(limits).read_frames(source.content, count=count), source
+    except OSError as error:
+        what = str(error).splitlines()[0][:300]
+        raise UserError(f"cannot read {row.uri}; check the storage and the network ({what}).") from error
 
 
 def extract_video(
@@ -88,7 +95,8 @@ def extract_video(
     Returns:
         (rows of FACE_SCHEMA, a row of STATUS_SCHEMA without its shard).
     """
-    decoded, source = decode_source(row, count=frames_wanted(row, config), storage_config=storage_config)
+    decoded, source = decode_source(
+        row, count=frames_wanted(row, config), storage_config=storage_config, limits=DecodeLimits.of(config))
     return faces_of(row, decoded, config, detector, source=source, fingerprint=fingerprint)
 
 

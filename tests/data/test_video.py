@@ -1,9 +1,11 @@
 """Frames out of sound, damaged, rotated and impossible files."""
 
+import cv2
 import numpy as np
 import pytest
 
-from robust.data import video
+from robust.data import decode_decord, video
+from robust.data.decoded import FrameSink
 from robust.data.video import read_frames, read_image, uniform_indices
 from tests import clips
 
@@ -55,7 +57,7 @@ def test_the_frames_asked_for_come_upright_in_order_with_their_times(options):
 @pytest.mark.parametrize("options", [("avi", "mpeg4"), ("mp4", "mpeg4"), ("avi", "libx264")])
 def test_what_decord_gets_wrong_does_not_go_through_it(options, monkeypatch):
     # decord 0.6.0 returns frames of other moments for some of these, without an error.
-    monkeypatch.setattr(video.decord, "VideoReader", lambda *_, **__: pytest.fail("decord was asked"))
+    monkeypatch.setattr(decode_decord.decord, "VideoReader", lambda *_, **__: pytest.fail("decord was asked"))
     container, codec = options
     assert read(clips.counting(20, container=container, codec=codec)).status == "ok"
 
@@ -70,6 +72,42 @@ def test_both_decoders_agree_to_the_pixel(monkeypatch):
         assert np.array_equal(by_decord.frames, by_av.frames)
         assert np.array_equal(by_decord.indices, by_av.indices)
         assert np.allclose(by_decord.timestamps_s, by_av.timestamps_s, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"codec": "libx265"}, {"codec": "libx265", "pixels": "yuv420p10le"}, {"gop": 300}, {"codec": "libsvtav1"},
+     {"container": "webm", "codec": "libvpx-vp9"}, {"container": "avi", "codec": "mpeg4"}],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_visiting_frames_gives_those_of_decoding_everything(options, monkeypatch):
+    # decord 0.6.0 gives other frames for the first: x265's groups of pictures are open.
+    data = clips.noisy(40, **options)
+    whole = video._read_through(data, video.probe(data), 40, FrameSink())
+    monkeypatch.setattr(video, "_read_through", lambda *_: pytest.fail("decoded from start to end"))
+    monkeypatch.setattr(video, "WHOLE_BYTES", 1000)
+    assert len(whole.frames) == 40
+    for count in (8, 40):
+        visited = read(data, count)
+        assert (visited.status, visited.reason) == ("ok", "")
+        assert np.array_equal(visited.indices, uniform_indices(40, count))
+        assert np.array_equal(visited.frames, whole.frames[visited.indices])
+        assert np.allclose(visited.timestamps_s, whole.timestamps_s[visited.indices], atol=1e-6)
+
+
+def test_hevc_with_open_groups_of_pictures_is_exact():
+    data = clips.noisy(40, codec="libx265")
+    whole = video._read_through(data, video.probe(data), 40, FrameSink()).frames
+    decoded = read(data)
+    assert np.array_equal(decoded.frames, whole[decoded.indices])
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted():
+    data = clips.cartoon().read_bytes()  # 98 are stored, 95 are shown
+    whole = video._read_through(data, video.probe(data), 1000, FrameSink()).frames
+    decoded = read(data, 25)
+    assert len(whole) == 95 and np.array_equal(decoded.indices, uniform_indices(95, 25))
+    assert np.array_equal(decoded.frames, whole[decoded.indices])
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -122,6 +160,30 @@ def test_a_truncated_webm_whose_decoder_does_not_complain_is_partial_too():
     assert 0 < len(decoded.frames) and decoded.timestamps_s[-1] < 1.5
 
 
+@pytest.mark.parametrize("options", [
+    {"codec": "libsvtav1"}, {"container": "mkv"}, {"container": "avi", "codec": "mpeg4"}, {"codec": "libx265"}],
+    ids=lambda options: "-".join(options.values()))
+def test_a_file_that_lost_its_last_quarter_is_partial_whatever_it_is(options):
+    data = clips.noisy(40, **options)
+    decoded = read(data[: 3 * len(data) // 4])
+    assert decoded.status == "partial" and ("cut off" in decoded.reason or "damaged" in decoded.reason)
+    assert len(decoded.frames) == 8 and decoded.indices[-1] < 32
+
+
+def test_variable_frame_rate_is_sampled_by_frame_and_timed_by_the_file():
+    data, starts = clips.variable_rate()
+    for count in (8, 40):
+        decoded = read(data, count)
+        assert decoded.status == "ok" and clips.numbers(decoded.frames) == decoded.indices.tolist()
+        assert np.allclose(decoded.timestamps_s, [starts[index] for index in decoded.indices], atol=1e-4)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv444p"])
+def test_ten_bit_and_full_colour_h264(pixels):
+    decoded = read(clips.counting(10, pixels=pixels))
+    assert decoded.status == "ok" and clips.numbers(decoded.frames) == decoded.indices.tolist()
+
+
 def test_frames_that_depend_on_damaged_ones_are_left_out():
     data = bytearray(clips.noisy(40))
     whole = read(bytes(data), count=40).frames
@@ -142,8 +204,13 @@ def test_frames_that_depend_on_damaged_ones_are_left_out():
         (np.random.default_rng(0).bytes(5000), "not a video, or its header is lost"),
         (b"<html>Sign in to continue</html>" * 20, "not a video, or its header is lost"),
         (clips.audio_only(), "no video stream: audio only"),
+        (clips.audio_only(cover=True), "no video stream: audio and a cover picture"),
+        (clips.without_frames(), "no video stream"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n", "not a video"),
+        (b"ffconcat version 1.0\nfile /etc/hostname\n", "not a video, but a list that names other files"),
+        (cv2.imencode(".jpg", clips.frame(0))[1].tobytes(), "a picture, not a video"),
     ],
-    ids=["empty", "garbage", "html", "audio"],
+    ids=["empty", "garbage", "html", "audio", "cover", "no-frames", "playlist", "list", "picture"],
 )
 def test_what_is_no_video_is_unreadable_with_a_reason(data, reason):
     decoded = read(data)
@@ -159,8 +226,6 @@ def test_a_lost_index_a_missing_file_and_a_folder_are_unreadable(tmp_path):
 
 
 def test_read_image(tmp_path):
-    import cv2
-
     image = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
     path = tmp_path / "face.png"
     path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
