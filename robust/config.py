@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robust.errors import ConfigError
+from robust.object_stores.address import holds_credentials
 
 PIXEL = 1.0 / 255.0
 """One step of an 8-bit channel, in the [0, 1] units that robust/ computes in."""
@@ -44,13 +45,19 @@ class Run(Section):
 
 
 class StorageConfig(Section):
-    uri: str = resource("outputs/storage", description="a local folder or s3://bucket/prefix; runs live below it")
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    uri: str = resource("outputs/storage", description="a local folder, s3://bucket/prefix or gs://bucket/prefix; runs live below it")
     endpoint_url: str | None = resource(
-        None, description="S3 endpoint of SeaweedFS, MinIO, R2, Ceph; null: AWS_ENDPOINT_URL or AWS itself"
+        None, description="S3 endpoint of SeaweedFS, MinIO, R2, Ceph (http:// or https://); null: AWS_ENDPOINT_URL or AWS itself"
     )
-    region: str = resource("us-east-1", description="S3 region")
+    region: str | None = resource(None, description="S3 region; null: AWS_REGION, AWS_DEFAULT_REGION, the profile's, us-east-1")
     addressing_style: Literal["path", "virtual", "auto"] = resource("auto", description="how the bucket is addressed")
+    profile: str | None = resource(None, description="profile of ~/.aws on every node; null: AWS_PROFILE, else environment or role")
+    ca_bundle: str | None = resource(None, description="PEM file of trusted certificates for https://; null: AWS_CA_BUNDLE, else the usual")
+    checksums: Literal["auto", "crc", "md5"] = resource("auto", description="crc: S3's newer checksums; md5: older ones; auto: crc on AWS only")
     max_attempts: int = resource(10, ge=1, description="tries of one request before it is an error")
+    retry_budget_s: float = resource(180, gt=0, description="seconds of one request in all its tries before it is an error")
     connect_timeout_s: float = resource(10, gt=0, description="seconds to connect")
     read_timeout_s: float = resource(60, gt=0, description="seconds without a byte before a request is tried again")
 
@@ -525,6 +532,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        _refuse_credentials(self)
         if self.evaluate.suite not in self.evaluate.suites:
             raise ValueError(f"evaluate.suite: {self.evaluate.suite!r} is not one of {', '.join(self.evaluate.suites)}")
         if unknown := set(self.evaluate.only_robust) - self.evaluate.suites.keys() - {"standard", "adaptive"}:
@@ -557,6 +565,13 @@ class Config(Section):
             raise ValueError(f"train.accumulate: {self.train.accumulate} parts are more than the crops of a worker, train.batch_size / train.workers")
         _require_ranges(self)
         return self
+
+
+def _refuse_credentials(config: Config) -> None:
+    """Raises: ValueError: an address with a user, a password or a signature in it, which would be kept with the run."""
+    for key, value in _flatten(config.model_dump(mode="json")).items():
+        if any(isinstance(text, str) and holds_credentials(text) for text in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{key}: the address holds credentials; give them in the environment, a profile or a role")
 
 
 def _require_ranges(config: Config) -> None:

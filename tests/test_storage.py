@@ -12,7 +12,8 @@ import pytest
 
 from robust.config import StorageConfig
 from robust.errors import ConfigError, UserError
-from robust.object_stores.s3 import MULTIPART_BYTES, endpoint_url
+from robust.object_stores.address import endpoint_url
+from robust.object_stores.s3 import MULTIPART_BYTES
 from robust.storage import MissingObject, Storage, open_input
 
 
@@ -274,7 +275,8 @@ def test_the_endpoint_comes_from_the_config_then_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("settings", [
     {"uri": "s3://key:hunter2@bucket/p"}, {"uri": "s3://bucket", "endpoint_url": "http://me:hunter2@host"},
-    {"uri": "s3://"}, {"uri": ""}, {"uri": "gs://bucket"}, {"uri": "s3://bucket", "endpoint_url": "host:9000"},
+    {"uri": "s3://"}, {"uri": ""}, {"uri": "ftp://bucket"}, {"uri": "gs://"}, {"uri": "gs://me:hunter2@bucket"},
+    {"uri": "file://host/a"}, {"uri": "s3://bucket", "endpoint_url": "host:9000"},
 ])
 def test_bad_addresses_are_refused_without_repeating_secrets(settings):
     with pytest.raises(ConfigError) as told:
