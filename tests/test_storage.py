@@ -50,8 +50,12 @@ def test_list_has_more_than_one_page(s3):
     storage = Storage.from_config(s3)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: storage.write_bytes(f"many/{n:04d}", b""), range(1005)))
+    requests = []
+    storage._objects.client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request.method))
     assert storage.list("many") == [f"many/{n:04d}" for n in range(1005)]
+    assert requests == ["GET"] * 2, "a thousand keys a request"
     storage.delete_prefix("many")
+    assert requests == ["GET"] * 4 + ["POST"] * 2
     assert storage.list() == []
 
 

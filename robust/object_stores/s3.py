@@ -99,8 +99,8 @@ class S3Objects:
         state.etag = answer.get("ETag")
         while part := answer["Body"].read(READ_BYTES):
             sink.write(part)
-            state.add(part)
-            tries.restart()
+            if state.add(part):
+                tries.restart()
         expected = answer.get("Metadata", {}).get(SHA256)
         if expected is not None and state.sha256.hexdigest() != expected:
             raise DamagedObject(f"s3://{self.bucket}/{self._name(key)} does not have the SHA-256 that it was written with; delete "
@@ -223,16 +223,24 @@ class _Fetched:
     """What has come of an object so far."""
 
     def __init__(self):
+        self.farthest = 0
+        self._begin()
+
+    def _begin(self) -> None:
         self.etag, self.size, self.sha256 = None, 0, hashlib.sha256()
 
-    def add(self, part: bytes) -> None:
+    def add(self, part: bytes) -> bool:
+        """Whether that is farther than ever; a body that is begun again and again makes no progress."""
         self.size += len(part)
         self.sha256.update(part)
+        progress = self.size > self.farthest
+        self.farthest = max(self.farthest, self.size)
+        return progress
 
     def forget(self, sink) -> None:
         sink.seek(0)
         sink.truncate()
-        self.__init__()
+        self._begin()
 
 
 def _metadata(data: bytes) -> dict[str, str]:
