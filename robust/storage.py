@@ -24,7 +24,7 @@ from robust.object_stores.address import bucket_path, is_s3, local_path, scheme_
 from robust.object_stores.gcs import GcsObjects, explain_gcs, gcs_filesystem
 from robust.object_stores.local import LocalObjects, partial_path
 from robust.object_stores.s3 import S3Objects
-from robust.object_stores.s3_arrow import S3FileSystem
+from robust.object_stores.s3_arrow import S3FileSystem, explain_s3_arrow
 
 __all__ = ["MissingObject", "Storage", "is_s3", "open_input"]
 OBJECTS = {"s3": S3Objects, "gs": GcsObjects}
@@ -122,7 +122,7 @@ class Storage:
             source = pyarrow.BufferReader(self.read_bytes(key))
             return _read_parquet(source, None, self.uri(key))
         filesystem, path = self.arrow(key)
-        with _explain_arrow(self.uri(key)), filesystem.open_input_file(path) as source:
+        with _explain_arrow(self.uri(key), self.config), filesystem.open_input_file(path) as source:
             return _read_parquet(source, columns, self.uri(key))
 
     def write_table(self, key: str, table: pyarrow.Table, *, if_absent: bool = False) -> bool:
@@ -145,7 +145,7 @@ def open_input(uri: str, config) -> tuple[pyarrow.fs.FileSystem, str]:
     Raises: UserError: when there is nothing there.
     """
     filesystem, path = _filesystem(scheme_of(uri), config), _path_of(uri)
-    with _explain_arrow(uri):
+    with _explain_arrow(uri, config):
         found = filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound
     if not found:
         raise MissingObject(f"{uri} does not exist; check the path, and storage.endpoint_url if it is s3://.")
@@ -189,16 +189,11 @@ def _read_parquet(source, columns: list[str] | None, uri: str) -> pyarrow.Table:
 
 
 @contextmanager
-def _explain_arrow(uri: str):
+def _explain_arrow(uri: str, config):
     try:
         yield
     except FileNotFoundError as error:
         raise MissingObject(f"{uri} does not exist.") from error
-    except OSError as error:
-        if uri.startswith("gs://"):
-            with explain_gcs("read", uri):
-                raise
-        denied = "ACCESS_DENIED" in str(error) or "[code: 403" in str(error) or "HTTP status 403" in str(error)
-        hint = ("access denied: check the credentials in the environment and that they may s3:GetObject and "
-                "s3:ListBucket there" if denied else "check storage.endpoint_url, the server and the network")
-        raise UserError(f"cannot read {uri}; {hint} ({str(error).splitlines()[0][:300]}).") from error
+    except (OSError, pyarrow.ArrowException) as error:
+        explain = {"s3": explain_s3_arrow, "gs": explain_gcs}.get(scheme_of(uri))
+        raise (explain(error, uri, config) if explain else UserError(f"cannot read {uri}: {error}.")) from error

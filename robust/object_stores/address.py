@@ -11,7 +11,9 @@ from robust.errors import ConfigError
 
 SCHEMES = ("s3", "gs", "file")
 _USER_INFO = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/\s]*@")
-_SIGNED = re.compile(r"[?&](X-Amz-Signature|X-Amz-Credential|X-Goog-Signature|AWSAccessKeyId|Signature|sig)=", re.IGNORECASE)
+_SIGNED = re.compile(
+    r"[?&](X-Amz-Signature|X-Amz-Credential|X-Goog-Signature|AWSAccessKeyId|Signature|sig)=", re.IGNORECASE
+)
 
 
 def holds_credentials(text: str) -> bool:
@@ -20,13 +22,15 @@ def holds_credentials(text: str) -> bool:
 
 
 def scheme_of(uri: str) -> str:
-    """"s3", "gs" or "file" (also for a plain path). Raises ConfigError for another scheme."""
+    """ "s3", "gs" or "file" (also for a plain path). Raises ConfigError for another scheme."""
     scheme, separator, _ = uri.partition("://")
     if not separator:
         return "file"
     if scheme not in SCHEMES:
-        raise ConfigError(f"{scheme}:// is not supported: give a local folder, s3://bucket/prefix (AWS, SeaweedFS, MinIO, R2, "
-                          "Ceph with storage.endpoint_url) or gs://bucket/prefix.")
+        raise ConfigError(
+            f"{scheme}:// is not supported: give a local folder, s3://bucket/prefix (AWS, SeaweedFS, MinIO, R2, "
+            "Ceph with storage.endpoint_url) or gs://bucket/prefix."
+        )
     return scheme
 
 

@@ -31,7 +31,7 @@ def write_claimed(store, key: str, data: bytes, *, budget_s: float) -> bool:
         budget_s: the most seconds that one write may take; a claim of three times that age is dead.
     Raises: UserError: others hold claims for longer than that without writing.
     """
-    folder = f"{CLAIMS}/{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    folder = claims_of(key)
     lifetime_s = 3 * budget_s + 60
     began, wait_s = time.monotonic(), FIRST_WAIT_S
     while not store.exists(key):
@@ -46,10 +46,17 @@ def write_claimed(store, key: str, data: bytes, *, budget_s: float) -> bool:
         finally:
             store.delete([claim])
         if time.monotonic() - began > 2 * lifetime_s:
-            raise UserError(f"{key}: other writers claim it in {folder} and do not write; stop them, or delete that folder.")
+            raise UserError(
+                f"{key}: other writers claim it in {folder} and do not write; stop them, or delete that folder."
+            )
         time.sleep(random.uniform(0, wait_s))
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
     return False
+
+
+def claims_of(key: str) -> str:
+    """The folder of the claims to a key."""
+    return f"{CLAIMS}/{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 def _is_alone(store, folder: str, claim: str, lifetime_s: float) -> bool:

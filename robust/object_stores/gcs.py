@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pyarrow
 import pyarrow.fs
 
 from robust.errors import UserError
@@ -30,7 +31,7 @@ class GcsObjects:
         return f"{self.root}/{key}" if key else self.root
 
     def _explained(self, action: str, key: str):
-        return explain_gcs(action, f"gs://{self._path(key)}")
+        return _explained(action, f"gs://{self._path(key)}")
 
     @property
     def _files(self) -> pyarrow.fs.GcsFileSystem:
@@ -42,7 +43,9 @@ class GcsObjects:
         with self._explained("list", ""):
             found = gcs_filesystem(few).get_file_info(bucket)
         if found.type == pyarrow.fs.FileType.NotFound:
-            raise UserError(f"there is no bucket {bucket!r} on Google Cloud Storage; create it, or correct storage.uri.")
+            raise UserError(
+                f"there is no bucket {bucket!r} on Google Cloud Storage; create it, or correct storage.uri."
+            )
 
     def exists(self, key: str) -> bool:
         with self._explained("read", key):
@@ -77,7 +80,7 @@ class GcsObjects:
         selector = pyarrow.fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
         with self._explained("list", folder):
             entries = self._files.get_file_info(selector)
-        return {entry.path[len(self.root) + 1:]: entry.mtime for entry in entries if entry.is_file}
+        return {entry.path[len(self.root) + 1 :]: entry.mtime for entry in entries if entry.is_file}
 
     def delete(self, keys: list[str]) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -99,24 +102,32 @@ def gcs_filesystem(config) -> pyarrow.fs.GcsFileSystem:
 
 
 @contextmanager
-def explain_gcs(action: str, uri: str):
-    """Turns what Google's client reports through pyarrow into one sentence."""
+def _explained(action: str, uri: str):
     try:
         yield
-    except FileNotFoundError as error:
-        raise MissingObject(f"{uri} does not exist on Google Cloud Storage.") from error
-    except OSError as error:
-        text = str(error)
-        raise UserError(f"cannot {action} {uri}: {_why(text)} ({text.splitlines()[0][:200]}).") from error
+    except (OSError, pyarrow.ArrowException) as error:  # the latter of credentials that cannot be read
+        raise explain_gcs(error, uri, action=action) from error
+
+
+def explain_gcs(error: Exception, uri: str, config=None, *, action: str = "read") -> UserError:
+    """What Google's client reports through pyarrow, in one sentence."""
+    if isinstance(error, FileNotFoundError):
+        return MissingObject(f"{uri} does not exist on Google Cloud Storage.")
+    text = str(error)
+    return UserError(f"cannot {action} {uri}: {_why(text)} ({text.splitlines()[0][:200]}).")
 
 
 def _why(text: str) -> str:
     if "OAuth2 access token" in text or "UNAUTHENTICATED" in text:
-        return ("no usable Google credentials: set GOOGLE_APPLICATION_CREDENTIALS to a key file, run gcloud auth "
-                "application-default login, or give the machines a service account")
+        return (
+            "no usable Google credentials: set GOOGLE_APPLICATION_CREDENTIALS to a key file, run gcloud auth "
+            "application-default login, or give the machines a service account"
+        )
     if "PERMISSION_DENIED" in text or "FORBIDDEN" in text:
-        return ("access denied: the service account needs storage.objects.get, .list, .create and .delete there (roles/"
-                "storage.objectUser)")
+        return (
+            "access denied: the service account needs storage.objects.get, .list, .create and .delete there (roles/"
+            "storage.objectUser)"
+        )
     if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text:
         return "Google Cloud Storage does not answer: check the network, and storage.endpoint_url if you set one"
     return "the store refuses; check storage.uri and what the credentials may do"

@@ -11,11 +11,24 @@ import time
 
 BASE_S, CAP_S = 0.5, 20.0
 PASSING_STATUS = (429, 500, 502, 503, 504)
-PASSING_CODES = frozenset({
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "BandwidthLimitExceeded",
-    "RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "InternalError", "ServiceUnavailable",
-    "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",  # damaged on the way: sent again, it may arrive whole
-})
+PASSING_CODES = frozenset(
+    {
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "TooManyRequests",
+        "BandwidthLimitExceeded",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "PriorRequestNotComplete",
+        "InternalError",
+        "ServiceUnavailable",
+        "BadDigest",
+        "IncompleteBody",
+        "XAmzContentSHA256Mismatch",  # damaged on the way: sent again, it may arrive whole
+    }
+)
 HOPELESS_TLS = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
 
 
@@ -37,7 +50,9 @@ class Tries:
 
     def wait(self) -> float | None:
         """Seconds to wait before the next try; None: there is none."""
-        seconds = next_wait(self.made, time.monotonic() - self.began, max_attempts=self.max_attempts, budget_s=self.budget_s)
+        seconds = next_wait(
+            self.made, time.monotonic() - self.began, max_attempts=self.max_attempts, budget_s=self.budget_s
+        )
         self.made += 1
         return seconds
 
@@ -78,8 +93,13 @@ class BotocoreRetries:
         if not may_pass(response, caught_exception):
             return None
         began = request_dict["context"].setdefault("storage_began", time.monotonic())
-        return next_wait(attempts, time.monotonic() - began, max_attempts=self.max_attempts, budget_s=self.budget_s,
-                         asked_s=_retry_after(response))
+        return next_wait(
+            attempts,
+            time.monotonic() - began,
+            max_attempts=self.max_attempts,
+            budget_s=self.budget_s,
+            asked_s=_retry_after(response),
+        )
 
 
 def may_pass(response, exception: Exception | None) -> bool:

@@ -77,8 +77,13 @@ class S3Objects:
         """Writes an object to an empty sink. A body that is cut short is continued, if the object is still the same."""
         from botocore import exceptions
 
-        broken = (exceptions.IncompleteReadError, exceptions.HTTPClientError, exceptions.ConnectionError, DamagedObject,
-                  exceptions.FlexibleChecksumError)
+        broken = (
+            exceptions.IncompleteReadError,
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            DamagedObject,
+            exceptions.FlexibleChecksumError,
+        )
         tries, state = self._tries(), _Fetched()
         with self._explained(key):
             while True:
@@ -93,7 +98,9 @@ class S3Objects:
     def _fetch_rest(self, key: str, sink, state: _Fetched, tries: Tries) -> None:
         wanted = {"Range": f"bytes={state.size}-"} if state.size else {}
         answer = self.client.get_object(**self._address(key), **wanted)
-        continues = answer.get("ContentRange", "").startswith(f"bytes {state.size}-") and answer.get("ETag") == state.etag
+        continues = (
+            answer.get("ContentRange", "").startswith(f"bytes {state.size}-") and answer.get("ETag") == state.etag
+        )
         if not continues:  # the beginning, or another object by now, or a server that knows no ranges
             state.forget(sink)
         state.etag = answer.get("ETag")
@@ -103,8 +110,10 @@ class S3Objects:
                 tries.restart()
         expected = answer.get("Metadata", {}).get(SHA256)
         if expected is not None and state.sha256.hexdigest() != expected:
-            raise DamagedObject(f"s3://{self.bucket}/{self._name(key)} does not have the SHA-256 that it was written with; delete "
-                                "it and run the job again.")
+            raise DamagedObject(
+                f"s3://{self.bucket}/{self._name(key)} does not have the SHA-256 that it was written with; delete "
+                "it and run the job again."
+            )
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         with self._explained(key):
@@ -126,7 +135,9 @@ class S3Objects:
         from boto3.s3.transfer import TransferConfig
         from botocore.exceptions import ClientError
 
-        parts = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
+        parts = TransferConfig(
+            multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
+        )
         try:
             self.client.upload_fileobj(source, **self._address(key), Config=parts, ExtraArgs={"Metadata": metadata})
         except ClientError as error:
@@ -145,7 +156,9 @@ class S3Objects:
             if _status(refusal) == 412:
                 # The answer to our own write may have been lost, and the same write sent again: then we met ourselves.
                 return self._is_ours(key, metadata[WRITER])
-            if _status(refusal) != 409 or not tries.sleep():  # 409: another one is writing just now; who wins is not yet known
+            if (
+                _status(refusal) != 409 or not tries.sleep()
+            ):  # 409: another one is writing just now; who wins is not yet known
                 raise refusal
 
     def _put_if_absent(self, key: str, data: bytes, metadata: dict):
@@ -198,7 +211,7 @@ class S3Objects:
 
     def delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), 1000):
-            self._delete(keys[start:start + 1000])
+            self._delete(keys[start : start + 1000])
 
     def _delete(self, keys: list[str]) -> None:
         """At most a thousand, in one request; what the server was too busy for is asked again."""
@@ -211,8 +224,10 @@ class S3Objects:
             final = [refusal for refusal in refused if refusal.get("Code") not in PASSING_CODES]
             if final or (names and not tries.sleep()):
                 first = (final or refused)[0]
-                raise UserError(f"cannot delete s3://{self.bucket}/{first['Key']} and {len(names) - 1} more: {first.get('Code')}; "
-                                f"{self.connection.identity()} needs s3:DeleteObject on it.")
+                raise UserError(
+                    f"cannot delete s3://{self.bucket}/{first['Key']} and {len(names) - 1} more: {first.get('Code')}; "
+                    f"{self.connection.identity()} needs s3:DeleteObject on it."
+                )
 
 
 class DamagedObject(UserError):

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
+from robust.errors import UserError
 from robust.object_stores.address import endpoint_url
-from robust.object_stores.s3_client import ca_bundle, region_of, session_of
+from robust.object_stores.s3_client import ca_bundle, connect, region_of, session_of
 
 
 class S3FileSystem(pyarrow.fs.S3FileSystem):
@@ -45,8 +46,23 @@ def _credentials(config) -> dict:
     try:
         found = session_of(config).get_credentials().get_frozen_credentials()
     except (BotoCoreError, AttributeError):
-        from robust.errors import UserError
-
-        raise UserError(f"no usable credentials in the profile {config.profile!r} (storage.profile): add it to the credentials "
-                        "file on every node, or correct the name.") from None
+        raise UserError(
+            f"no usable credentials in the profile {config.profile!r} (storage.profile): add it to the credentials "
+            "file on every node, or correct the name."
+        ) from None
     return {"access_key": found.access_key, "secret_key": found.secret_key, "session_token": found.token}
+
+
+def explain_s3_arrow(error: OSError, uri: str, config) -> UserError:
+    """What the AWS library below pyarrow reports, in one sentence."""
+    text = str(error)
+    if "ACCESS_DENIED" in text or "[code: 403" in text or "HTTP status 403" in text or "INVALID_ACCESS_KEY_ID" in text:
+        why = (
+            f"access denied: {connect(config).identity()} may not; check the credentials where the process started, and that "
+            "they may s3:GetObject and s3:ListBucket there"
+        )
+    elif "NETWORK_CONNECTION" in text or "curlCode" in text:
+        why = f"{endpoint_url(config) or 'AWS'} does not answer; check storage.endpoint_url, storage.ca_bundle and the network"
+    else:
+        why = "check storage.endpoint_url, the server and the network"
+    return UserError(f"cannot read {uri}; {why} ({text.splitlines()[0][:300]}).")

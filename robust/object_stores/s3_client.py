@@ -49,7 +49,8 @@ class Connection:
         except Exception:  # a role that cannot be renewed must not hide the refusal that is being explained
             return "unknown credentials"
         where = SOURCES.get(credentials.method, credentials.method or "of unknown origin")
-        profile = f", profile {self.session.profile_name}" if credentials.method in ("shared-credentials-file", "config-file") else ""
+        of_a_file = credentials.method in ("shared-credentials-file", "config-file")
+        profile = f", profile {self.session.profile or 'default'}" if of_a_file else ""
         return f"key ...{key[-4:] if len(key) >= 16 else ''} ({where}{profile})"
 
 
@@ -82,7 +83,9 @@ os.register_at_fork(after_in_child=forget_connections)
 def _environment() -> str:
     """A digest of what decides about credentials, endpoint and trust; other keys in the environment, another client."""
     names = ("REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-    chosen = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_") or name.upper() in names)
+    chosen = sorted(
+        (name, value) for name, value in os.environ.items() if name.startswith("AWS_") or name.upper() in names
+    )
     return hashlib.sha256(repr(chosen).encode()).hexdigest()
 
 
@@ -98,7 +101,11 @@ def region_of(config, session=None) -> str:
     from botocore.exceptions import ProfileNotFound
 
     try:
-        told = config.region or os.environ.get("AWS_REGION") or (session or session_of(config)).get_config_variable("region")
+        told = (
+            config.region
+            or os.environ.get("AWS_REGION")
+            or (session or session_of(config)).get_config_variable("region")
+        )
     except ProfileNotFound:
         told = None  # told by whoever asks for credentials
     return told or "us-east-1"
@@ -115,9 +122,11 @@ def ca_bundle(config) -> str | None:
     try:
         ssl.create_default_context(cafile=path)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"storage.ca_bundle (or AWS_CA_BUNDLE): {path!r} is not a readable file of PEM certificates "
-                          f"({getattr(error, 'strerror', None) or error}); give the certificate of the authority that signed "
-                          "the server's, on every node.") from None
+        raise ConfigError(
+            f"storage.ca_bundle (or AWS_CA_BUNDLE): {path!r} is not a readable file of PEM certificates "
+            f"({getattr(error, 'strerror', None) or error}); give the certificate of the authority that signed "
+            "the server's, on every node."
+        ) from None
     return path
 
 

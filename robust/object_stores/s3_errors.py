@@ -13,14 +13,25 @@ from robust.object_stores.address import endpoint_url
 from robust.object_stores.s3_client import connect, region_of
 
 # IAM's name of what an operation needs, where it is not "s3:<operation>".
-PERMISSIONS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject", "DeleteObjects": "DeleteObject",
-               "CreateMultipartUpload": "PutObject", "UploadPart": "PutObject", "CompleteMultipartUpload": "PutObject"}
+PERMISSIONS = {
+    "ListObjectsV2": "ListBucket",
+    "HeadObject": "GetObject",
+    "DeleteObjects": "DeleteObject",
+    "CreateMultipartUpload": "PutObject",
+    "UploadPart": "PutObject",
+    "CompleteMultipartUpload": "PutObject",
+}
 SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
 DENIED = {
-    "AccessDenied": "it lacks the permission", "AllAccessDisabled": "the account is closed to it", "403": "it lacks the permission",
-    "Forbidden": "it lacks the permission", "InvalidAccessKeyId": "the store does not know this key",
-    "SignatureDoesNotMatch": "its secret is wrong, or a proxy changes requests", "ExpiredToken": "it has expired; renew it",
-    "InvalidToken": "its session token is wrong", "TokenRefreshRequired": "it has expired; renew it",
+    "AccessDenied": "it lacks the permission",
+    "AllAccessDisabled": "the account is closed to it",
+    "403": "it lacks the permission",
+    "Forbidden": "it lacks the permission",
+    "InvalidAccessKeyId": "the store does not know this key",
+    "SignatureDoesNotMatch": "its secret is wrong, or a proxy changes requests",
+    "ExpiredToken": "it has expired; renew it",
+    "InvalidToken": "its session token is wrong",
+    "TokenRefreshRequired": "it has expired; renew it",
     "AccountProblem": "the account is closed to it",
 }
 ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "301", "IllegalLocationConstraintException")
@@ -29,29 +40,54 @@ _ARN = re.compile(r"\barn:aws[a-z-]*:(?:iam|sts)::\d*:[\w+=,.@/-]+")
 
 @contextmanager
 def explained(uri: str, bucket: str, config):
-    """Turns botocore's errors into UserError. Args: uri: what is acted on, without any secret."""
+    """Turns botocore's errors into UserError. Args: uri: what is acted on, without any secret.
+
+    The error stays as the cause, but without botocore's frames: what shows local variables would show session tokens.
+    """
     from boto3.exceptions import Boto3Error
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except exceptions.ClientError as error:
-        raise _of_an_answer(error, uri, bucket, config) from error
-    except (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError, exceptions.PartialCredentialsError,
-            exceptions.ProfileNotFound, exceptions.MetadataRetrievalError, exceptions.SSOError) as error:
-        raise UserError(
+    except (exceptions.ClientError, exceptions.BotoCoreError, Boto3Error, ResponseParserError) as error:
+        error.__cause__ = error.__context__ = None
+        raise _sentence(error, uri, bucket, config) from error.with_traceback(None)
+
+
+def _sentence(error: Exception, uri: str, bucket: str, config) -> UserError:
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, exceptions.ClientError):
+        return _of_an_answer(error, uri, bucket, config)
+    if isinstance(
+        error,
+        (
+            exceptions.NoCredentialsError,
+            exceptions.CredentialRetrievalError,
+            exceptions.PartialCredentialsError,
+            exceptions.ProfileNotFound,
+            exceptions.MetadataRetrievalError,
+            exceptions.SSOError,
+        ),
+    ):
+        return UserError(
             f"no usable credentials for {uri} ({type(error).__name__}{_profile(config)}): set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or storage.profile or AWS_PROFILE, where the cluster's processes start, or give the "
-            "machines a role.") from error
-    except exceptions.SSLError as error:
-        raise UserError(_of_tls(error, uri, config)) from error
-    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError, ResponseParserError) as error:
-        raise UserError(
+            "machines a role."
+        )
+    if isinstance(error, exceptions.SSLError):
+        return UserError(_of_tls(error, uri, config))
+    if isinstance(
+        error,
+        (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError, ResponseParserError),
+    ):
+        return UserError(
             f"cannot reach {_where(config)} for {uri} ({type(error).__name__}{_tries(config)}): is it up, and are "
-            "storage.endpoint_url and the network right?") from error
-    except (exceptions.BotoCoreError, Boto3Error) as error:
-        raise UserError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.") from error
+            "storage.endpoint_url and the network right?"
+        )
+    return UserError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.")
 
 
 def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
@@ -64,30 +100,52 @@ def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
     if code == "NoSuchBucket":
         return UserError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
     if code in SKEWED:
-        return UserError(f"{where} refuses s3:{action} on {uri} ({code}): this machine's clock is {_skew(error)}; set it "
-                         "right (chrony or ntpd; timedatectl set-ntp true) and start again.")
+        return UserError(
+            f"{where} refuses s3:{action} on {uri} ({code}): this machine's clock is {_skew(error)}; set it "
+            "right (chrony or ntpd; timedatectl set-ntp true) and start again."
+        )
     if code in DENIED:
-        return UserError(f"access denied: {_identity(told, config)} may not s3:{action} on {uri} at {where} ({code}): "
-                         f"{DENIED[code]}. Check the credentials where the process started, and that they may s3:{action} there.")
+        return UserError(
+            f"access denied: {_identity(told, config)} may not s3:{action} on {uri} at {where} ({code}): "
+            f"{DENIED[code]}. Check the credentials where the process started, and that they may s3:{action} there."
+        )
     if code in ELSEWHERE:
-        region = told.get("Region") or error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
-        return UserError(f"the bucket {bucket!r} is not in region {region_of(config)} ({code}); set storage.region"
-                         f"{f'={region}' if region else ''}.")
-    if code in ("NotImplemented", "InvalidArgument", "MissingContentMD5", "MissingContentLength", "XAmzContentSHA256Mismatch"):
-        return UserError(f"s3:{action} on {uri} at {where} failed: {code}; the server may not know a header of the request: try "
-                         "storage.checksums=md5.")
+        region = told.get("Region") or error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
+            "x-amz-bucket-region"
+        )
+        return UserError(
+            f"the bucket {bucket!r} is not in region {region_of(config)} ({code}); set storage.region"
+            f"{f'={region}' if region else ''}."
+        )
+    if code in (
+        "NotImplemented",
+        "InvalidArgument",
+        "MissingContentMD5",
+        "MissingContentLength",
+        "XAmzContentSHA256Mismatch",
+    ):
+        return UserError(
+            f"s3:{action} on {uri} at {where} failed: {code}; the server may not know a header of the request: try "
+            "storage.checksums=md5."
+        )
     tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
-    return UserError(f"s3:{action} on {uri} at {where} failed: {code}, after {tries} tries of at most {config.max_attempts} in "
-                     f"{config.retry_budget_s:g} s (storage.max_attempts, storage.retry_budget_s); the server refuses or is "
-                     "overloaded: see its log, or try again later.")
+    return UserError(
+        f"s3:{action} on {uri} at {where} failed: {code}, after {tries} tries of at most {config.max_attempts} in "
+        f"{config.retry_budget_s:g} s (storage.max_attempts, storage.retry_budget_s); the server refuses or is "
+        "overloaded: see its log, or try again later."
+    )
 
 
 def _of_tls(error, uri: str, config) -> str:
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
-        why = ("its certificate is not trusted: give the authority's certificate in storage.ca_bundle or AWS_CA_BUNDLE, and use "
-               "the name that the certificate is for")
-    elif "WRONG_VERSION_NUMBER" in text.upper().replace(" ", "_") or "RECORD_LAYER_FAILURE" in text.upper().replace(" ", "_"):
+        why = (
+            "its certificate is not trusted: give the authority's certificate in storage.ca_bundle or AWS_CA_BUNDLE, and use "
+            "the name that the certificate is for"
+        )
+    elif "WRONG_VERSION_NUMBER" in text.upper().replace(" ", "_") or "RECORD_LAYER_FAILURE" in text.upper().replace(
+        " ", "_"
+    ):
         why = "it does not speak TLS on this port: use http:// in storage.endpoint_url, or its TLS port"
     else:
         why = f"TLS failed{_tries(config)}: is it up, and is something between that ends TLS?"
@@ -123,4 +181,3 @@ def _profile(config) -> str:
 
 def _tries(config) -> str:
     return f", at most {config.max_attempts} tries in {config.retry_budget_s:g} s"
-

@@ -36,7 +36,11 @@ class Request:
 
     def to_bytes(self) -> bytes:
         kept = [(name, value) for name, value in self.headers if name.lower() not in ("connection", "expect")]
-        lines = [f"{self.method} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in kept), "Connection: close"]
+        lines = [
+            f"{self.method} {self.path} HTTP/1.1",
+            *(f"{name}: {value}" for name, value in kept),
+            "Connection: close",
+        ]
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + self.body
 
 
@@ -134,13 +138,15 @@ def read_request(client: socket.socket) -> Request | None:
     if len(first) != 3:
         return None
     headers = []
-    while (line := file.readline().decode("latin-1").rstrip("\r\n")):
+    while line := file.readline().decode("latin-1").rstrip("\r\n"):
         name, _, value = line.partition(":")
         headers.append((name, value.strip()))
     request = Request(first[0], first[1], headers, b"")
     if request.header("expect"):
         client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.body = _chunked(file) if request.header("transfer-encoding") else file.read(int(request.header("content-length") or 0))
+    request.body = (
+        _chunked(file) if request.header("transfer-encoding") else file.read(int(request.header("content-length") or 0))
+    )
     return request
 
 
@@ -158,9 +164,11 @@ def error_answer(request: Request, status: str, code: str) -> bytes:
     """S3's XML error; `code` may be followed by a message."""
     name, _, message = code.partition(" ")
     body = b"" if request.method == "HEAD" else ERROR % (name.encode(), (message or "injected").encode())
-    return (f"HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nConnection: close\r\n"
-            f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+    return (
+        f"HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+        f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 def reset(client: socket.socket) -> None:
