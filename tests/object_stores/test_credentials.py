@@ -136,8 +136,10 @@ def planted(monkeypatch):
 def test_planted_keys_are_in_no_dump_log_traceback_or_pickle(s3, planted, caplog):
     config = parse({"storage": s3.model_dump()})
     storage = Storage(config.storage)
+    unreachable = Storage(s3.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "max_attempts": 1}))
     with caplog.at_level(logging.DEBUG):
         for action in (
+            unreachable.check,
             storage.check,
             lambda: storage.read_bytes("a"),
             lambda: storage.write_bytes("a", b"x", if_absent=True),
