@@ -95,7 +95,7 @@ class GcsObjects:
 
 
 def gcs_filesystem(config) -> pyarrow.fs.GcsFileSystem:
-    """Google's, or config.endpoint_url (an emulator, a private endpoint). It can be pickled and holds no credentials."""
+    """Google's, or config.endpoint_url (a private endpoint). It can be pickled and holds no credentials."""
     endpoint = urlsplit(checked_endpoint(config.endpoint_url)) if config.endpoint_url else None
     override = {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc} if endpoint else {}
     return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=max(1.0, config.retry_budget_s)), **override)

@@ -103,7 +103,7 @@ class BotocoreRetries:
 
 
 def may_pass(response, exception: Exception | None) -> bool:
-    """Whether the same request may succeed later. `response`: (http response, parsed answer) or None, as botocore has it."""
+    """Whether the same request may succeed later. Args: response: (http response, parsed answer), or None."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
 

@@ -56,7 +56,7 @@ def _credentials(config) -> dict:
 def explain_s3_arrow(error: OSError, uri: str, config) -> UserError:
     """What the AWS library below pyarrow reports, in one sentence."""
     text = str(error)
-    if "ACCESS_DENIED" in text or "[code: 403" in text or "HTTP status 403" in text or "INVALID_ACCESS_KEY_ID" in text:
+    if any(sign in text for sign in ("ACCESS_DENIED", "[code: 403", "HTTP status 403", "INVALID_ACCESS_KEY_ID")):
         why = (
             f"access denied: {connect(config).identity()} may not; check the credentials where the process started, and that "
             "they may s3:GetObject and s3:ListBucket there"

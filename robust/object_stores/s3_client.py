@@ -112,7 +112,7 @@ def region_of(config, session=None) -> str:
 
 
 def ca_bundle(config) -> str | None:
-    """The file of trusted certificates, None for the usual ones. Raises ConfigError: it is not a readable file of them."""
+    """The file of trusted certificates, None for the usual ones. Raises: ConfigError: it cannot be read as such."""
     import ssl
 
     path = config.ca_bundle or os.environ.get("AWS_CA_BUNDLE") or None
