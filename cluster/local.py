@@ -24,7 +24,7 @@ from cluster.guardian import end_session
 from cluster.s3_server import S3Server, write_private
 from robust.config import ClusterConfig, Config
 from robust.errors import ConfigError, UserError
-from robust.object_stores.s3 import bucket_of
+from robust.object_stores.address import bucket_of
 from robust.storage import is_s3
 
 logger = logging.getLogger(__name__)

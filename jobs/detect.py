@@ -24,7 +24,7 @@ from robust.data.tree import FileTree
 from robust.detection import VIDEO, Examiner, crop_differences, kind_of, thresholds_of
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD, load_checkpoint
-from robust.storage import MissingObject, Storage, is_s3, open_input
+from robust.storage import MissingObject, Storage, open_input
 
 OWN_MODELS = ("defended", "baseline")
 """The run's models, the one to prefer first."""
@@ -119,7 +119,7 @@ def find_checkpoint(config: Config, storage: Storage) -> tuple[Storage, str]:
     uri = config.detect.checkpoint
     if uri is not None:
         root, slash, folder = uri.rstrip("/").rpartition("/")
-        if not folder or (is_s3(uri) and root in ("s3:", "s3:/")):
+        if not folder or root in ("s3:/", "gs:/"):
             raise ConfigError(f"detect.checkpoint: {uri!r} names no folder; give one with model.safetensors and {CARD}")
         return Storage.from_config(config.storage.model_copy(update={"uri": root or slash or "."})), folder
     for name in OWN_MODELS:

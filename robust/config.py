@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from robust.config_section import Section, resource
 from robust.deploy_config import DeployConfig
 from robust.errors import ConfigError
+from robust.object_stores.address import holds_credentials
 
 PIXEL = 1.0 / 255.0
 """One step of an 8-bit channel, in the [0, 1] units that robust/ computes in."""
@@ -37,13 +38,27 @@ class Run(Section):
 
 
 class StorageConfig(Section):
-    uri: str = resource("outputs/storage", description="a local folder or s3://bucket/prefix; runs live below it")
-    endpoint_url: str | None = resource(
-        None, description="S3 endpoint of SeaweedFS, MinIO, R2, Ceph; null: AWS_ENDPOINT_URL or AWS itself"
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    uri: str = resource(
+        "outputs/storage", description="a local folder, s3://bucket/prefix or gs://bucket/prefix; runs live below it"
     )
-    region: str = resource("us-east-1", description="S3 region")
-    addressing_style: Literal["path", "virtual", "auto"] = resource("auto", description="how the bucket is addressed")
+    endpoint_url: str | None = resource(
+        None, description="S3 endpoint of SeaweedFS, MinIO, R2, Ceph (http:// or https://); null: AWS_ENDPOINT_URL or AWS itself"
+    )
+    region: str | None = resource(None, description="S3 region; null: AWS_REGION, AWS_DEFAULT_REGION, the profile's, us-east-1")
+    addressing_style: Literal["path", "virtual", "auto"] = resource(
+        "auto", description="how the bucket is addressed; auto: path where there is an endpoint, virtual on AWS"
+    )
+    profile: str | None = resource(None, description="profile of ~/.aws on every node; null: AWS_PROFILE, environment or role")
+    ca_bundle: str | None = resource(
+        None, description="PEM file of trusted certificates for https://; null: AWS_CA_BUNDLE, else the usual"
+    )
+    checksums: Literal["auto", "crc", "md5"] = resource(
+        "auto", description="crc: S3's newer checksums; md5: older ones; auto: crc on AWS only"
+    )
     max_attempts: int = resource(10, ge=1, description="tries of one request before it is an error")
+    retry_budget_s: float = resource(180, gt=0, description="seconds of one request in all its tries before it is an error")
     connect_timeout_s: float = resource(10, gt=0, description="seconds to connect")
     read_timeout_s: float = resource(60, gt=0, description="seconds without a byte before a request is tried again")
 
@@ -408,6 +423,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        _refuse_credentials(self)
         if self.evaluate.suite not in self.evaluate.suites:
             raise ValueError(f"evaluate.suite: {self.evaluate.suite!r} is not one of {', '.join(self.evaluate.suites)}")
         if unknown := set(self.evaluate.only_robust) - self.evaluate.suites.keys() - {"standard", "adaptive"}:
@@ -440,6 +456,18 @@ class Config(Section):
             raise ValueError(f"train.accumulate: {self.train.accumulate} parts are more than the crops of a worker, train.batch_size / train.workers")
         _require_ranges(self)
         return self
+
+
+def _refuse_credentials(config: Config) -> None:
+    """Raises: ValueError: an address with a user, a password or a signature in it, which would be kept with the run."""
+    def check(key: str, node: Any) -> None:
+        if isinstance(node, str) and holds_credentials(node):
+            raise ValueError(f"{key}: the address holds credentials; give them in the environment, a profile or a role")
+        parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for name, part in parts:
+            check(f"{key}.{name}".lstrip("."), part)
+
+    check("", config.model_dump(mode="json"))
 
 
 def _require_ranges(config: Config) -> None:

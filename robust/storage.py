@@ -1,7 +1,8 @@
-"""Object storage: the one place that knows S3, endpoints, retries and timeouts.
+"""Object storage: the one place that knows buckets, endpoints, retries and timeouts.
 
-A `Storage` is a tree of objects under one root: a local folder, or `s3://bucket/prefix` on AWS or on anything that
-speaks its protocol. Objects go through boto3; Parquet columns and Ray go through pyarrow, configured alike.
+A `Storage` is a tree of objects under one root: a local folder, `s3://bucket/prefix` on AWS or on anything that speaks
+its protocol, or `gs://bucket/prefix`. S3 objects go through boto3; Parquet columns, Ray and all of gs:// go through
+pyarrow, configured alike. docs/storage.md tells the settings of each kind of store.
 
 Credentials come only from the environment, a profile or the machine's role, in the process that needs them. They are
 never held here, so a pickled, printed or logged Storage has none.
@@ -17,10 +18,16 @@ import pyarrow
 import pyarrow.fs
 import pyarrow.parquet
 
-from robust.errors import ConfigError, UserError
+from robust.errors import UserError
 from robust.object_stores import MissingObject
-from robust.object_stores.local import LocalObjects, local_path, partial_path
-from robust.object_stores.s3 import S3FileSystem, S3Objects, bucket_path
+from robust.object_stores.address import bucket_path, is_s3, local_path, scheme_of
+from robust.object_stores.gcs import GcsObjects, explain_gcs, gcs_filesystem
+from robust.object_stores.local import LocalObjects, partial_path
+from robust.object_stores.s3 import S3Objects
+from robust.object_stores.s3_arrow import S3FileSystem, explain_s3_arrow
+
+__all__ = ["MissingObject", "Storage", "is_s3", "open_input"]
+OBJECTS = {"s3": S3Objects, "gs": GcsObjects}
 
 
 class Storage:
@@ -33,9 +40,9 @@ class Storage:
     def __init__(self, config):
         """Args: config: a `robust.config.StorageConfig`. Nothing is contacted yet; see `check`."""
         self.config = config
-        self.is_s3 = is_s3(config.uri)
-        self.root = bucket_path(config.uri) if self.is_s3 else local_path(config.uri)
-        self._objects = S3Objects(config, self.root) if self.is_s3 else LocalObjects(self.root)
+        self.scheme = scheme_of(config.uri)
+        self.root = _path_of(config.uri)
+        self._objects = LocalObjects(self.root) if self.scheme == "file" else OBJECTS[self.scheme](config, self.root)
 
     @classmethod
     def from_config(cls, config) -> "Storage":
@@ -45,9 +52,9 @@ class Storage:
         return f"Storage({self.uri('')!r})"
 
     def uri(self, key: str = "") -> str:
-        """The full address of a key: `s3://bucket/prefix/key`, or an absolute path."""
+        """The full address of a key: `s3://bucket/prefix/key`, `gs://...`, or an absolute path."""
         path = _join(self.root, key)
-        return f"s3://{path}" if self.is_s3 else path
+        return path if self.scheme == "file" else f"{self.scheme}://{path}"
 
     def check(self) -> None:
         """Raises UserError, soon, unless the root can be listed: bucket, endpoint and credentials are right."""
@@ -115,7 +122,7 @@ class Storage:
             source = pyarrow.BufferReader(self.read_bytes(key))
             return _read_parquet(source, None, self.uri(key))
         filesystem, path = self.arrow(key)
-        with _explain_arrow(self.uri(key)), filesystem.open_input_file(path) as source:
+        with _explain_arrow(self.uri(key), self.config), filesystem.open_input_file(path) as source:
             return _read_parquet(source, columns, self.uri(key))
 
     def write_table(self, key: str, table: pyarrow.Table, *, if_absent: bool = False) -> bool:
@@ -129,31 +136,30 @@ class Storage:
 
         The filesystem can be pickled and holds no credentials: each process finds its own.
         """
-        filesystem = S3FileSystem(self.config) if self.is_s3 else pyarrow.fs.LocalFileSystem()
-        return filesystem, _join(self.root, key)
+        return _filesystem(self.scheme, self.config), _join(self.root, key)
 
 
 def open_input(uri: str, config) -> tuple[pyarrow.fs.FileSystem, str]:
-    """(filesystem, path) of something to read: a local path or s3://, reached as `config` (StorageConfig) says.
+    """(filesystem, path) of something to read: a local path, s3:// or gs://, reached as `config` (StorageConfig) says.
 
     Raises: UserError: when there is nothing there.
     """
-    filesystem = S3FileSystem(config) if is_s3(uri) else pyarrow.fs.LocalFileSystem()
-    path = bucket_path(uri) if is_s3(uri) else local_path(uri)
-    with _explain_arrow(uri):
+    filesystem, path = _filesystem(scheme_of(uri), config), _path_of(uri)
+    with _explain_arrow(uri, config):
         found = filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound
     if not found:
         raise MissingObject(f"{uri} does not exist; check the path, and storage.endpoint_url if it is s3://.")
     return filesystem, path
 
 
-def is_s3(uri: str) -> bool:
-    """Whether a uri names S3. Raises ConfigError for another scheme."""
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme not in ("s3", "file"):
-        raise ConfigError(f"{scheme}:// is not supported: give a local folder or s3://bucket/prefix (Google Cloud "
-                          "Storage speaks S3 too: storage.endpoint_url=https://storage.googleapis.com).")
-    return scheme == "s3" and bool(separator)
+def _filesystem(scheme: str, config) -> pyarrow.fs.FileSystem:
+    if scheme == "s3":
+        return S3FileSystem(config)
+    return gcs_filesystem(config) if scheme == "gs" else pyarrow.fs.LocalFileSystem()
+
+
+def _path_of(uri: str) -> str:
+    return local_path(uri) if scheme_of(uri) == "file" else bucket_path(uri)
 
 
 def _folder_key(key: str) -> str:
@@ -183,13 +189,11 @@ def _read_parquet(source, columns: list[str] | None, uri: str) -> pyarrow.Table:
 
 
 @contextmanager
-def _explain_arrow(uri: str):
+def _explain_arrow(uri: str, config):
     try:
         yield
     except FileNotFoundError as error:
         raise MissingObject(f"{uri} does not exist.") from error
-    except OSError as error:
-        denied = "ACCESS_DENIED" in str(error) or "[code: 403" in str(error) or "HTTP status 403" in str(error)
-        hint = ("access denied: check the credentials in the environment and that they may s3:GetObject and "
-                "s3:ListBucket there" if denied else "check storage.endpoint_url, the server and the network")
-        raise UserError(f"cannot read {uri}; {hint} ({str(error).splitlines()[0][:300]}).") from error
+    except (OSError, pyarrow.ArrowException) as error:
+        explain = {"s3": explain_s3_arrow, "gs": explain_gcs}.get(scheme_of(uri))
+        raise (explain(error, uri, config) if explain else UserError(f"cannot read {uri}: {error}.")) from error

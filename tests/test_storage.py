@@ -12,7 +12,8 @@ import pytest
 
 from robust.config import StorageConfig
 from robust.errors import ConfigError, UserError
-from robust.object_stores.s3 import MULTIPART_BYTES, endpoint_url
+from robust.object_stores.address import endpoint_url
+from robust.object_stores.s3 import MULTIPART_BYTES
 from robust.storage import MissingObject, Storage, open_input
 
 
@@ -49,8 +50,12 @@ def test_list_has_more_than_one_page(s3):
     storage = Storage.from_config(s3)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: storage.write_bytes(f"many/{n:04d}", b""), range(1005)))
+    requests = []
+    storage._objects.client.meta.events.register("before-send.s3", lambda request, **_: requests.append(request.method))
     assert storage.list("many") == [f"many/{n:04d}" for n in range(1005)]
+    assert requests == ["GET"] * 2, "a thousand keys a request"
     storage.delete_prefix("many")
+    assert requests == ["GET"] * 4 + ["POST"] * 2
     assert storage.list() == []
 
 
@@ -274,7 +279,8 @@ def test_the_endpoint_comes_from_the_config_then_the_environment(monkeypatch):
 
 @pytest.mark.parametrize("settings", [
     {"uri": "s3://key:hunter2@bucket/p"}, {"uri": "s3://bucket", "endpoint_url": "http://me:hunter2@host"},
-    {"uri": "s3://"}, {"uri": ""}, {"uri": "gs://bucket"}, {"uri": "s3://bucket", "endpoint_url": "host:9000"},
+    {"uri": "s3://"}, {"uri": ""}, {"uri": "ftp://bucket"}, {"uri": "gs://"}, {"uri": "gs://me:hunter2@bucket"},
+    {"uri": "file://host/a"}, {"uri": "s3://bucket", "endpoint_url": "host:9000"},
 ])
 def test_bad_addresses_are_refused_without_repeating_secrets(settings):
     with pytest.raises(ConfigError) as told:

@@ -8,7 +8,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-from robust.errors import ConfigError, UserError
+from robust.errors import UserError
 from robust.object_stores import MissingObject
 
 PARTIAL = ".partial"
@@ -95,13 +95,6 @@ def explain_local(action: str, path):
     except OSError as error:
         raise UserError(f"cannot {action} {path}: {error.strerror or error}; check the folder's permissions, type and "
                         "free space.") from error
-
-
-def local_path(uri: str) -> str:
-    """The absolute path of a local storage.uri."""
-    if not uri:
-        raise ConfigError("storage.uri is empty; give a local folder or s3://bucket/prefix.")
-    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
 def partial_path(path: Path) -> Path:

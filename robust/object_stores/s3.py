@@ -1,49 +1,43 @@
-"""Objects in an S3 bucket: boto3 for whole objects, pyarrow for Parquet columns and Ray, both configured alike."""
+"""Objects in an S3 bucket, through boto3: AWS, and whatever speaks its protocol."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import os
-import threading
-from contextlib import contextmanager
+import uuid
+from datetime import datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import pyarrow.fs
-
-from robust.errors import ConfigError, UserError
+from robust.errors import UserError
 from robust.object_stores import MissingObject
+from robust.object_stores.address import is_aws
+from robust.object_stores.claims import CLAIMS, write_claimed
 from robust.object_stores.local import explain_local
+from robust.object_stores.retry import PASSING_CODES, Tries
+from robust.object_stores.s3_client import Connection, connect
+from robust.object_stores.s3_errors import explained
 
 MULTIPART_BYTES = 32 * 2**20
+READ_BYTES = 4 * 2**20
+PROBE = ".conditional-write"
+SHA256, WRITER = "sha256", "writer"
+"""User metadata of an object: the checksum of its content, and a random name of the one write that made it."""
 
 
 class S3Objects:
-    """Objects in a bucket. The client is made on first use in each process, from that process's environment."""
+    """Objects in a bucket. It holds settings only; the process's client is found, or made, at each use."""
 
     def __init__(self, config, root: str):
         self.config = config
         self.bucket, _, self.prefix = root.partition("/")
-        self._forget_client()
 
-    def _forget_client(self) -> None:
-        self._client, self._client_pid, self._lock = None, None, threading.Lock()
-
-    def __getstate__(self) -> dict:
-        return {"config": self.config, "bucket": self.bucket, "prefix": self.prefix}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._forget_client()
+    @property
+    def connection(self) -> Connection:
+        return connect(self.config)
 
     @property
     def client(self):
-        if self._client_pid != os.getpid():
-            with self._lock:
-                if self._client_pid != os.getpid():
-                    self._client = _make_client(self.config)
-                    self._client_pid = os.getpid()
-        return self._client
+        return self.connection.client
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -52,12 +46,15 @@ class S3Objects:
         return {"Bucket": self.bucket, "Key": self._name(key)}
 
     def _explained(self, key: str):
-        return _explain_s3(f"s3://{self.bucket}/{self._name(key)}", self.bucket, self.config)
+        return explained(f"s3://{self.bucket}/{self._name(key)}", self.bucket, self.config)
+
+    def _tries(self) -> Tries:
+        return Tries(self.config.max_attempts, self.config.retry_budget_s)
 
     def check(self) -> None:
         few = self.config.model_copy(update={"max_attempts": min(3, self.config.max_attempts)})
-        with _explain_s3(f"s3://{self.bucket}/{self.prefix}", self.bucket, few):
-            _make_client(few).list_objects_v2(Bucket=self.bucket, Prefix=self._name(""), MaxKeys=1)
+        with explained(f"s3://{self.bucket}/{self.prefix}", self.bucket, few):
+            connect(few).client.list_objects_v2(Bucket=self.bucket, Prefix=self._name(""), MaxKeys=1)
 
     def exists(self, key: str) -> bool:
         try:
@@ -68,185 +65,202 @@ class S3Objects:
             return False
 
     def read(self, key: str) -> bytes:
-        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+        sink = io.BytesIO()
+        self._fetch(key, sink)
+        return sink.getvalue()
 
+    def download(self, key: str, partial: Path) -> None:
+        with explain_local("write", partial), open(partial, "wb") as sink:
+            self._fetch(key, sink)
+
+    def _fetch(self, key: str, sink) -> None:
+        """Writes an object to an empty sink. A body that is cut short is continued, if the object is still the same."""
+        from botocore import exceptions
+
+        broken = (
+            exceptions.IncompleteReadError,
+            exceptions.HTTPClientError,
+            exceptions.ConnectionError,
+            DamagedObject,
+            exceptions.FlexibleChecksumError,
+        )
+        tries, state = self._tries(), _Fetched()
         with self._explained(key):
-            for attempt in range(1, self.config.max_attempts + 1):
+            while True:
                 try:
-                    return self.client.get_object(**self._address(key))["Body"].read()
-                except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                    if attempt == self.config.max_attempts:  # botocore does not retry once the body has begun
+                    return self._fetch_rest(key, sink, state, tries)
+                except broken as error:
+                    if isinstance(error, (DamagedObject, exceptions.FlexibleChecksumError)):
+                        state.forget(sink)
+                    if not tries.sleep():
                         raise
+
+    def _fetch_rest(self, key: str, sink, state: _Fetched, tries: Tries) -> None:
+        wanted = {"Range": f"bytes={state.size}-"} if state.size else {}
+        answer = self.client.get_object(**self._address(key), **wanted)
+        continues = (
+            answer.get("ContentRange", "").startswith(f"bytes {state.size}-") and answer.get("ETag") == state.etag
+        )
+        if not continues:  # the beginning, or another object by now, or a server that knows no ranges
+            state.forget(sink)
+        state.etag = answer.get("ETag")
+        while part := answer["Body"].read(READ_BYTES):
+            sink.write(part)
+            if state.add(part):
+                tries.restart()
+        expected = answer.get("Metadata", {}).get(SHA256)
+        if expected is not None and state.sha256.hexdigest() != expected:
+            raise DamagedObject(
+                f"s3://{self.bucket}/{self._name(key)} does not have the SHA-256 that it was written with; delete "
+                "it and run the job again."
+            )
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         with self._explained(key):
             if if_absent:
                 return self._write_if_absent(key, data)
             if len(data) < MULTIPART_BYTES:
-                self.client.put_object(**self._address(key), Body=data)
+                self.client.put_object(**self._address(key), Body=data, Metadata=_metadata(data))
             else:
-                self.client.upload_fileobj(io.BytesIO(data), **self._address(key), Config=_transfer())
+                self._upload(key, io.BytesIO(data), _metadata(data))
             return True
-
-    def _write_if_absent(self, key: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
-
-        for attempt in range(self.config.max_attempts):
-            try:
-                self.client.put_object(**self._address(key), Body=data, IfNoneMatch="*")
-                return True
-            except ClientError as error:
-                refusal = error
-            code = refusal.response["Error"]["Code"]
-            if code in ("PreconditionFailed", "412"):
-                # The answer to a write that got through may have been lost: then it is our own object we met.
-                retried = attempt > 0 or refusal.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-                return retried and self.read(key) == data
-            if code not in ("ConditionalRequestConflict", "409"):
-                raise refusal
-        raise refusal
 
     def upload(self, local_path: Path, key: str) -> None:
         with explain_local("read", local_path), open(local_path, "rb") as source, self._explained(key):
-            self.client.upload_fileobj(source, **self._address(key), Config=_transfer())
+            metadata = {SHA256: hashlib.file_digest(source, "sha256").hexdigest(), WRITER: uuid.uuid4().hex}
+            source.seek(0)
+            self._upload(key, source, metadata)
 
-    def download(self, key: str, partial: Path) -> None:
-        with explain_local("write", partial), open(partial, "wb") as sink, self._explained(key):
-            self.client.download_fileobj(**self._address(key), Fileobj=sink, Config=_transfer())
+    def _upload(self, key: str, source, metadata: dict) -> None:
+        from boto3.s3.transfer import TransferConfig
+        from botocore.exceptions import ClientError
+
+        parts = TransferConfig(
+            multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4
+        )
+        try:
+            self.client.upload_fileobj(source, **self._address(key), Config=parts, ExtraArgs={"Metadata": metadata})
+        except ClientError as error:
+            # The answer to the last step was lost, and sent again it met no upload any more, because that was complete.
+            if error.response["Error"]["Code"] != "NoSuchUpload" or not self._is_ours(key, metadata[WRITER]):
+                raise
+
+    def _write_if_absent(self, key: str, data: bytes) -> bool:
+        if not self._honours_conditions():
+            return write_claimed(self, key, data, budget_s=self.config.retry_budget_s)
+        metadata, tries = _metadata(data), self._tries()
+        while True:
+            refusal = self._put_if_absent(key, data, metadata)
+            if refusal is None:
+                return True
+            if _status(refusal) == 412:
+                # The answer to our own write may have been lost, and the same write sent again: then we met ourselves.
+                return self._is_ours(key, metadata[WRITER])
+            if (
+                _status(refusal) != 409 or not tries.sleep()
+            ):  # 409: another one is writing just now; who wins is not yet known
+                raise refusal
+
+    def _put_if_absent(self, key: str, data: bytes, metadata: dict):
+        """None, or the server's refusal (ClientError)."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.put_object(**self._address(key), Body=data, IfNoneMatch="*", Metadata=metadata)
+            return None
+        except ClientError as error:
+            return error
+
+    def _honours_conditions(self) -> bool:
+        """Whether this store refuses a second `If-None-Match: *`; some take the header and overwrite.
+
+        Learned once a process and bucket, by writing one empty object below the root until it is refused.
+        """
+        known = self.connection.conditional
+        if self.bucket not in known:
+            known[self.bucket] = is_aws(self.config) or self._probe() or self._probe()
+        return known[self.bucket]
+
+    def _probe(self) -> bool:
+        refusal = self._put_if_absent(PROBE, b"", {})
+        if refusal is None or _status(refusal) == 501 or refusal.response["Error"]["Code"] == "NotImplemented":
+            return False
+        if _status(refusal) in (409, 412):
+            return True
+        raise refusal
+
+    def _is_ours(self, key: str, writer: str) -> bool:
+        try:
+            with self._explained(key):
+                return self.client.head_object(**self._address(key)).get("Metadata", {}).get(WRITER) == writer
+        except MissingObject:
+            return False
 
     def list(self, folder: str) -> list[str]:
+        return [key for key in self.list_times(folder) if key != PROBE and not key.startswith(f"{CLAIMS}/")]
+
+    def list_times(self, folder: str) -> dict[str, datetime]:
+        """Every key below a folder and when it was written, by the server's clock; a thousand keys a request."""
         top = self._name(folder).rstrip("/")
         prefix = f"{top}/" if top else ""
         skip = len(self.prefix) + 1 if self.prefix else 0
         with self._explained(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            names = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return [name[skip:] for name in names if not name.endswith("/")]
+            entries = [(entry["Key"], entry["LastModified"]) for page in pages for entry in page.get("Contents", [])]
+        return {name[skip:]: written for name, written in entries if not name.endswith("/")}
 
     def delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), 1000):
-            batch = [{"Key": self._name(key)} for key in keys[start:start + 1000]]
-            with self._explained(keys[start]):
-                answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-            for refused in answer.get("Errors", []):
-                raise UserError(f"cannot delete s3://{self.bucket}/{refused['Key']}: {refused.get('Code')}; the "
-                                "credentials need s3:DeleteObject on it.")
+            self._delete(keys[start : start + 1000])
+
+    def _delete(self, keys: list[str]) -> None:
+        """At most a thousand, in one request; what the server was too busy for is asked again."""
+        tries, names = self._tries(), [self._name(key) for key in keys]
+        while names:
+            with self._explained(keys[0]):
+                asked = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+                refused = self.client.delete_objects(Bucket=self.bucket, Delete=asked).get("Errors", [])
+            names = [refusal["Key"] for refusal in refused]
+            final = [refusal for refusal in refused if refusal.get("Code") not in PASSING_CODES]
+            if final or (names and not tries.sleep()):
+                first = (final or refused)[0]
+                raise UserError(
+                    f"cannot delete s3://{self.bucket}/{first['Key']} and {len(names) - 1} more: {first.get('Code')}; "
+                    f"{self.connection.identity()} needs s3:DeleteObject on it."
+                )
 
 
-def _make_client(config):
-    import boto3
-    from botocore.config import Config
-
-    settings = Config(
-        region_name=config.region,
-        connect_timeout=config.connect_timeout_s,
-        read_timeout=config.read_timeout_s,
-        retries={"mode": "standard", "total_max_attempts": config.max_attempts},
-        s3={"addressing_style": config.addressing_style},
-        max_pool_connections=32,
-    )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url(config), config=settings)
+class DamagedObject(UserError):
+    """What was read is not what was written."""
 
 
-def _transfer():
-    from boto3.s3.transfer import TransferConfig
+class _Fetched:
+    """What has come of an object so far."""
 
-    return TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
+    def __init__(self):
+        self.farthest = 0
+        self._begin()
 
+    def _begin(self) -> None:
+        self.etag, self.size, self.sha256 = None, 0, hashlib.sha256()
 
-@contextmanager
-def _explain_s3(uri: str, bucket: str, config):
-    """Turns botocore's errors into one sentence each."""
-    from botocore import exceptions
+    def add(self, part: bytes) -> bool:
+        """Whether that is farther than ever; a body that is begun again and again makes no progress."""
+        self.size += len(part)
+        self.sha256.update(part)
+        progress = self.size > self.farthest
+        self.farthest = max(self.farthest, self.size)
+        return progress
 
-    try:
-        yield
-    except exceptions.ClientError as error:
-        raise _client_error(error, uri, bucket, config) from error
-    except (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError, exceptions.PartialCredentialsError,
-            exceptions.ProfileNotFound) as error:
-        raise UserError(
-            f"no usable credentials for {uri} ({type(error).__name__}): set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where the cluster's processes start, or a role.") from error
-    except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
-        where = endpoint_url(config) or f"AWS in {config.region}"
-        raise UserError(f"cannot reach {where} for {uri} ({type(error).__name__}, {config.max_attempts} attempts): is "
-                        "it up, and are storage.endpoint_url and the network right?") from error
-    except exceptions.BotoCoreError as error:
-        raise UserError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.") from error
+    def forget(self, sink) -> None:
+        sink.seek(0)
+        sink.truncate()
+        self._begin()
 
 
-# IAM's name of what an operation needs, where it is not "s3:<operation>".
-PERMISSIONS = {"ListObjectsV2": "ListBucket", "HeadObject": "GetObject", "DeleteObjects": "DeleteObject",
-               "CreateMultipartUpload": "PutObject", "UploadPart": "PutObject", "CompleteMultipartUpload": "PutObject"}
-DENIED = ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-          "InvalidToken", "RequestTimeTooSkewed")
+def _metadata(data: bytes) -> dict[str, str]:
+    return {SHA256: hashlib.sha256(data).hexdigest(), WRITER: uuid.uuid4().hex}
 
 
-def _client_error(error, uri: str, bucket: str, config) -> UserError:
-    code = str(error.response.get("Error", {}).get("Code", "unknown"))
-    action = PERMISSIONS.get(error.operation_name, error.operation_name)
-    where = endpoint_url(config) or f"AWS in {config.region}"
-    if code in ("NoSuchKey", "404", "NotFound"):
-        return MissingObject(f"{uri} does not exist.")
-    if code == "NoSuchBucket":
-        return UserError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
-    if code in DENIED:
-        return UserError(f"access denied: s3:{action} on {uri} at {where} ({code}); check the credentials in the "
-                         f"environment, their time and that they may s3:{action} there.")
-    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"):
-        return UserError(f"the bucket {bucket!r} is not in region {config.region} ({code}); set storage.region.")
-    return UserError(f"s3:{action} on {uri} at {where} failed: {code}; the server refused, try again or see its log.")
-
-
-class S3FileSystem(pyarrow.fs.S3FileSystem):
-    """pyarrow's S3 filesystem as a StorageConfig says, also after a trip to another process.
-
-    pyarrow's own forgets its retry strategy when pickled, and does not read AWS_ENDPOINT_URL or AWS_CA_BUNDLE.
-    """
-
-    def __init__(self, config):
-        self.config = config
-        endpoint = urlsplit(endpoint_url(config) or "")
-        super().__init__(
-            region=config.region,
-            scheme=endpoint.scheme or "https",
-            endpoint_override=endpoint.netloc or None,
-            force_virtual_addressing=config.addressing_style == "virtual",
-            connect_timeout=config.connect_timeout_s,
-            request_timeout=config.read_timeout_s,
-            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=config.max_attempts),
-            tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
-        )
-
-    def __reduce__(self):
-        return S3FileSystem, (self.config,)
-
-
-def endpoint_url(config) -> str | None:
-    """The S3 endpoint: config.endpoint_url, else AWS_ENDPOINT_URL_S3, else AWS_ENDPOINT_URL, else None (AWS)."""
-    url = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        raise ConfigError("storage.endpoint_url holds a user or a password; give credentials in the environment.")
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
-        raise ConfigError(f"storage.endpoint_url is {url!r}; it must look like http://host:port or https://host.")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def bucket_of(uri: str) -> str:
-    """The bucket of an s3:// uri."""
-    return bucket_path(uri).partition("/")[0]
-
-
-def bucket_path(uri: str) -> str:
-    """`bucket/prefix` of an s3:// uri. Raises ConfigError for a malformed one."""
-    path = uri.removeprefix("s3://").strip("/")
-    bucket, _, prefix = path.partition("/")
-    if "@" in bucket or ":" in bucket:
-        raise ConfigError("storage.uri holds credentials: give s3://bucket/prefix, and them in the environment.")
-    if not bucket:
-        raise ConfigError(f"{uri!r} names no bucket; it must look like s3://bucket/prefix.")
-    return f"{bucket}/{prefix}" if prefix else bucket
+def _status(refusal) -> int:
+    return refusal.response["ResponseMetadata"].get("HTTPStatusCode", 0)
