@@ -219,7 +219,7 @@ class DataConfig(Section):
 
 
 class ExtractConfig(Section):
-    detector: str = Field("mtcnn", description="face detector of robust/data/faces.py")
+    detector: str = Field("mtcnn", description="face detector: mtcnn or retinaface, see docs/extraction.md")
     frames_train: int = Field(25, ge=1, description="frames a training or validation video, uniform over it")
     frames_test: int = Field(20, ge=1, description="frames a test video")
     margin: float = Field(0.3, ge=0, le=2, description="margin around the face box, share of its longer side")
