@@ -23,12 +23,14 @@ class Face:
     Args:
         box: (4,) float32, x0, y0, x1, y1 in pixels of the frame; may reach a little beyond it.
         score: probability that it is a face.
-        landmarks: (5, 2) float32, x and y of left eye, right eye, nose, left and right mouth corner.
+        landmarks: (5, 2) float32, x and y of left eye, right eye, nose, left and right mouth corner; "left" as seen.
+        embedding: a vector of length 1 from robust/data/appearance.py that tells people apart, where one is asked for.
     """
 
     box: np.ndarray
     score: float
     landmarks: np.ndarray
+    embedding: np.ndarray | None = None
 
     @property
     def height(self) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -14,7 +16,7 @@ from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
-from robust.data.shards import read_faces
+from robust.data.shards import SUBJECT, read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector
@@ -23,7 +25,7 @@ from robust.training.state import load_state
 from robust.training.validation import validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
-LANDMARK_COLUMNS = ["landmarks", "window", "height", "width"]
+LANDMARK_COLUMNS = ["landmarks", "window", "matrix", "height", "width"]
 
 
 @dataclass
@@ -62,10 +64,19 @@ def load_crops(config: Config, storage) -> Crops:
 def _load_split(config: Config, storage, split: str) -> CropSet:
     share = config.train.self_blend.share
     columns = COLUMNS + LANDMARK_COLUMNS if share > 0 else COLUMNS
-    crops = CropSet.from_table(read_faces(storage, config.run.name, split=split, columns=columns), config.model.input_size)
+    crops = CropSet.from_table(_faces_with_known_labels(config, storage, split, columns), config.model.input_size)
     if share < 1:
         _require_both_labels(crops, split)
     return crops
+
+
+def _faces_with_known_labels(config: Config, storage, split: str, columns: list[str]) -> pa.Table:
+    """A video's label is that of its subject. In a real video everybody is real, and training takes them all; in a fake
+    one nothing is known of the others. Validation has the subjects alone, as the evaluation."""
+    if split != "train":
+        return read_faces(storage, config.run.name, split=split, columns=columns, subject_only=True)
+    table = read_faces(storage, config.run.name, split=split, columns=[*columns, "track"])
+    return table.filter((pc.field("label") == 0) | (pc.field("track") == SUBJECT)).drop_columns("track")
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:
