@@ -101,7 +101,7 @@ def read_boxes(config: Config, storage: Storage, block: Block, model: nn.Module)
     """The crops of a block without their pixels, but with their boxes and where their videos lie."""
     run = config.run.name
     crops = read_shard(storage, run, block.shard, block.video_ids, columns=(*blocks.RESULT_COLUMNS, "box"),
-                       max_frames_per_video=config.evaluate.codec.frames_per_video)
+                       max_frames_per_video=config.evaluate.codec.frames_per_video, subject_only=True)
     crops = crops.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     status = storage.read_table(status_key(run, block.shard)).to_pylist()
     source = {row["video_id"]: (row["uri"], row["source_bytes"]) for row in status}

@@ -170,7 +170,7 @@ class Detect:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
         self.config, self.settings = config, settings
-        self.detector = build_detector(config)
+        self.detector = build_detector(config, threads=threads)
 
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
         for number in range(len(videos)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robust.config_section import Section, resource
 from robust.deploy_config import DeployConfig
@@ -109,8 +109,15 @@ class DataConfig(Section):
     demo: DemoConfig = DemoConfig()
 
 
+class FilterConfig(Section):
+    min_size: float = Field(0, ge=0, description="faces whose box is smaller are refused, pixels, the root of its area")
+    min_sharpness: float = Field(0, ge=0, description="blurred ones: below this variance of the Laplacian at 112 x 112")
+    max_yaw: float = Field(90, ge=0, le=90, description="and those turned further, degrees, by the landmarks; 90: none")
+    min_frames: int = Field(1, ge=1, description="people found in fewer sampled frames are refused")
+
+
 class ExtractConfig(Section):
-    detector: str = Field("mtcnn", description="face detector of robust/data/faces.py")
+    detector: str = Field("mtcnn", description="face detector: mtcnn or retinaface, see docs/extraction.md")
     decoder: Literal["decord", "av"] = Field(
         "decord", description="decord where it can be trusted, or PyAV alone, which finds more damage"
     )
@@ -120,6 +127,10 @@ class ExtractConfig(Section):
     min_score: Share = Field(0.9, description="detections below this probability are dropped")
     min_face: int = Field(30, ge=10, description="smallest face height that counts, pixels")
     detect_size: int = Field(640, ge=100, description="frames are shrunk to this longer side for detection")
+    people: Literal["subject", "all"] = Field("subject", description="crops of the person the video is about, or of everybody")
+    embedding: Literal["none", "grey_grid"] = Field("none", description="links faces by their looks too, see docs/extraction.md")
+    align: bool = Field(False, description="turn and scale crops so that eyes, nose and mouth lie in the same place")
+    filter: FilterConfig = FilterConfig()
     image_format: Literal["png", "jpeg", "webp"] = Field("png", description="of stored crops (webp is lossless)")
     jpeg_quality: int = Field(95, ge=95, le=100, description="if image_format is jpeg")
     max_crop: int = Field(512, ge=64, description="crops are shrunk to at most this longer side, pixels")
@@ -440,6 +451,8 @@ class Config(Section):
                 raise ValueError(f"evaluate.{name}.epsilons: {min(others):g} is not among evaluate.epsilons, which it is compared at")
         if lacking := set(self.evaluate.codec.attacks or ()) - set(attacks):
             raise ValueError(f"evaluate.codec.attacks: {min(lacking)} is not in evaluate.suites.{self.evaluate.suite}, whose budget it has")
+        if self.evaluate.codec.enabled and self.extract.align:
+            raise ValueError("evaluate.codec.enabled: it cuts faces out as they lie in the frame, so extract.align must be false")
         folds, fold = self.data.splits.folds, self.data.splits.fold
         if folds is not None and fold >= folds:
             raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")

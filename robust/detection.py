@@ -22,6 +22,7 @@ from robust.data.shards import decode_image
 from robust.data.tree import is_video
 from robust.data.video import DecodedVideo, UnreadableVideo, read_image, unreadable
 from robust.errors import UserError
+from robust.evaluation.metrics import video_scores
 from robust.models.detector import Detector
 from robust.storage import MissingObject
 
@@ -32,7 +33,7 @@ VIDEO, IMAGE = "video", "image"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BATCH = 32
 CROP_SETTINGS = (
-    "detector", "margin", "min_score", "min_face", "detect_size", "image_format", "jpeg_quality", "max_crop",
+    "detector", "margin", "min_score", "min_face", "detect_size", "align", "filter", "image_format", "jpeg_quality", "max_crop",
 )
 """The settings of `extract` that decide what a crop looks like."""
 
@@ -71,8 +72,10 @@ class Verdict:
         verdict: "fake", "real", or "undecided" (no face, unreadable).
         status: the extraction's: ok, partial, no_face or unreadable.
         reason: why it is undecided, or what else should be known (damage, frames without a face, faces not judged).
-        score: mean of the frames' logits; None if undecided.
-        other_faces: most faces in one frame that are not the judged person's.
+        score: mean of the frames' logits, of several judged people the highest; None if undecided.
+        people: how many were judged; more than one only with extract.people=all.
+        frames_with_face, frames: of the person whose score it is.
+        other_faces: most faces in one frame that are not this person's.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Verdict:
     threshold: float
     frames_decoded: int
     frames_with_face: int
+    people: int
     other_faces: int
     frames: tuple[FrameScore, ...]
 
@@ -141,6 +145,7 @@ class Examiner:
         logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
         if not np.isfinite(logits).all():
             raise UserError(f"{name}: the model's logit is not finite; the checkpoint has diverged, use another")
+        crops, logits = _most_fake_person(crops, logits)
         other_boxes = _other_boxes(seen.found, decoded, crops)
         verdict = _judge(row, kind, self.thresholds[kind], status, _frame_scores(decoded, crops, logits), other_boxes)
         return Examination(verdict, decoded.frames, other_boxes)
@@ -222,6 +227,14 @@ def _decode(row: VideoRow, kind: str, frames: int, storage: StorageConfig) -> tu
     return DecodedVideo(image[None], np.zeros(1, np.int64), np.zeros(1), "ok", ""), source
 
 
+def _most_fake_person(crops: list[dict], logits: np.ndarray) -> tuple[list[dict], np.ndarray]:
+    """The crops and logits of the person with the highest mean logit, whose score is the video's (`video_scores`)."""
+    tracks = np.array([crop["track"] for crop in crops], np.int64)
+    people, scores = video_scores(logits, tracks)
+    chosen = np.flatnonzero(tracks == people[np.argmax(scores)]) if len(people) else []
+    return [crops[i] for i in chosen], logits[chosen]
+
+
 def _frame_scores(decoded: DecodedVideo, crops: list[dict], logits: np.ndarray) -> tuple[FrameScore, ...]:
     """One a decoded frame, in their order."""
     judged = {crop["frame_index"]: (crop, float(logit)) for crop, logit in zip(crops, logits, strict=True)}
@@ -248,7 +261,9 @@ def _judge(
     score = float(np.mean(logits)) if logits else None
     others = max(map(len, other_boxes), default=0)
     remarks = [status["reason"]]
-    if others and score is not None:
+    if status["people"] > 1:
+        remarks.append(f"{status['people']} people are judged, the score is that of the one who looks most fake")
+    elif others and score is not None:
         remarks.append(f"only the main person is judged, up to {others} more in a frame")
     return Verdict(
         name=row.video_id,
@@ -261,6 +276,7 @@ def _judge(
         threshold=threshold.logit,
         frames_decoded=len(frames),
         frames_with_face=len(logits),
+        people=status["people"],
         other_faces=others,
         frames=frames,
     )

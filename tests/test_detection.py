@@ -62,8 +62,8 @@ def red_square(level, *, size=(80, 120), box=(20, 10, 60, 50)):
     return frame
 
 
-def examiner(faces, model=None, *, margin=0.0, frames=6, card=CARD, override=None):
-    extract = ExtractConfig(margin=margin, frames_train=3, frames_test=4)
+def examiner(faces, model=None, *, margin=0.0, frames=6, card=CARD, override=None, people="subject"):
+    extract = ExtractConfig(margin=margin, frames_train=3, frames_test=4, people=people)
     return Examiner((model or Redness()).eval(), thresholds_of(card, override), extract, frames, faces, StorageConfig())
 
 
@@ -123,6 +123,19 @@ def test_only_the_main_person_is_judged_and_the_others_are_told(tmp_path):
     assert found.verdict.frames[0].box == (20, 10, 60, 50) and found.verdict.other_faces == 1
     assert "only the main person is judged" in found.verdict.reason
     assert [box.tolist() for box in found.other_boxes[0]] == [[90, 10, 110, 30]]
+
+
+def test_with_everybody_judged_the_most_fake_looking_person_decides(tmp_path):
+    frame = red_square(90, size=(80, 200))  # the main person looks real, a smaller one fake
+    frame[15:45, 140:170] = (200, 0, 0)
+    path = write_clip(tmp_path / "v.mp4", [frame] * 4)
+    faces = Planted((20, 10, 60, 50), (140, 15, 170, 45))
+    alone = examiner(faces).examine("v", path, VIDEO).verdict
+    found = examiner(faces, people="all").examine("v", path, VIDEO)
+    assert (alone.verdict, alone.people) == ("real", 1) and (found.verdict.verdict, found.verdict.people) == ("fake", 2)
+    assert all(score.box == (140, 15, 170, 45) for score in found.verdict.frames)
+    assert found.verdict.score == pytest.approx(200 / 255, abs=0.05) and found.verdict.frames_with_face == 4
+    assert "2 people are judged" in found.verdict.reason and [len(boxes) for boxes in found.other_boxes] == [1] * 4
 
 
 def test_what_cannot_be_judged_is_undecided_with_the_reason(tmp_path):

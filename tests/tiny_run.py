@@ -9,7 +9,7 @@ SPLITS = {"train": 8, "val": 4}
 """Real videos, and as many fakes, of each split."""
 
 
-def write_faces(storage, run: str, *, splits=SPLITS, frames: int = 2, size: int = 64, fakes: bool = True) -> None:
+def write_faces(storage, run: str, *, splits=SPLITS, frames: int = 2, size: int = 64, fakes: bool = True, people: int = 1) -> None:
     """Writes the shards of `<run>/faces/tiny`, one a split."""
     rng = np.random.default_rng(0)
     for split, count in splits.items():
@@ -22,8 +22,8 @@ def write_faces(storage, run: str, *, splits=SPLITS, frames: int = 2, size: int 
             statuses.append({**dict.fromkeys(STATUS_SCHEMA.names), **common, "uri": video_id, "status": "ok", "reason": "", "frames_asked": frames,
                              "frames_decoded": frames, "frames_found": frames, "source_bytes": 1, "fingerprint": "f"})
             faces += [{**common, "frame_index": frame, "timestamp_s": 0.1 * frame, "box": [0.0] * 4,
-                       "landmarks": (TEMPLATE * size / 112).reshape(-1).tolist(), "window": [0, 0, size, size], "score": 1.0, "track": 0,
-                       "image": encode_image(_face(rng, label, size)), "height": size, "width": size} for frame in range(frames)]
+                       "landmarks": (TEMPLATE * size / 112).reshape(-1).tolist(), "window": [0, 0, size, size], "score": 1.0, "track": track,
+                       "image": encode_image(_face(rng, label, size)), "height": size, "width": size} for frame in range(frames) for track in range(people)]
         write_shard(storage, run, shard_key("tiny", [video[0] for video in videos], "f"), faces, statuses)
 
 

@@ -92,15 +92,29 @@ class CropSet:
 def _landmarks(table, size: int) -> np.ndarray:
     """(N, 5, 2): from pixels of the frame to those of the crop, shrunk as it was, and on to the model's input."""
     rows = []
-    for row in table.select(["landmarks", "window", "height", "width"]).to_pylist():
-        if row["landmarks"] is None or row["window"] is None:
+    columns = [name for name in ("landmarks", "window", "matrix", "height", "width") if name in table.column_names]
+    for row in table.select(columns).to_pylist():
+        inside = _inside(row)
+        if inside is None:
             rows.append(np.full((5, 2), np.nan))
             continue
-        left, top, right, bottom = row["window"]
-        scale = np.array([row["width"] / (right - left), row["height"] / (bottom - top)])
-        inside = (np.reshape(row["landmarks"], (5, 2)) - (left, top) + 0.5) * scale - 0.5
         rows.append(points_to_input(inside, height=row["height"], width=row["width"], size=size))
     return np.array(rows, np.float32).reshape(-1, 5, 2)
+
+
+def _inside(row: dict) -> np.ndarray | None:
+    """(5, 2) landmarks in pixels of the crop; None where they are not known."""
+    if row["landmarks"] is None:
+        return None
+    points = np.reshape(row["landmarks"], (5, 2))
+    if row.get("matrix") is not None:
+        matrix = np.reshape(row["matrix"], (2, 3))
+        return points @ matrix[:, :2].T + matrix[:, 2]
+    if row["window"] is None:
+        return None
+    left, top, right, bottom = row["window"]
+    scale = np.array([row["width"] / (right - left), row["height"] / (bottom - top)])
+    return (points - (left, top) + 0.5) * scale - 0.5
 
 
 def _spread(indices: np.ndarray, turn: np.ndarray, count: int) -> np.ndarray:

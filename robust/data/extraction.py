@@ -1,4 +1,4 @@
-"""One video to face crops: read, decode, detect, follow the subject, crop, encode. Pure and in-process.
+"""One video to face crops: read, decode, detect, follow people, crop, encode. Pure and in-process.
 
 `extract_video` is the whole of it. jobs/extract.py runs its two halves, `decode_source` and `faces_of`, on different
 machines; what passes between them are encoded crops wherever possible, because raw frames are a hundred times larger.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from datetime import datetime, timezone
 
 import numpy as np
 import pyarrow.fs
 
+from robust.data.align import aligned_crop, aligned_matrix, aligned_side
+from robust.data.appearance import embedded
 from robust.data.crop import crop_window, shrink
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.faces import Face, FaceDetector
+from robust.data.quality import BRIEF, REASONS, refusal, sharpness, yaw
 from robust.data.rows import VideoRow
 from robust.data.shards import encode_image
 from robust.data.tracking import Track, choose_subject, link_tracks
@@ -104,9 +108,12 @@ def faces_of(
     row: VideoRow, decoded: DecodedVideo, config, detector: FaceDetector, *, source: Source | None, fingerprint: str
 ) -> tuple[list[dict], dict]:
     """The second half of `extract_video`: from frames to crops."""
-    subject = _subject(decoded.frames, detector)
-    faces = [_face_row(row, decoded, position, face, subject, config) for position, face in _by_frame(subject)]
-    status, reason = _judge(decoded, faces_found=len(faces))
+    people, refused = _people(decoded.frames, config, detector)
+    seen = [(position, person, face) for person in people for position, face in person.faces.items()]
+    seen.sort(key=lambda one: (one[0], one[1].number))
+    faces = [_face_row(row, decoded, position, face, person, config) for position, person, face in seen]
+    found = len(people[0].faces) if people else 0
+    status, reason = _judge(decoded, faces_found=found, refused=refused)
     return faces, {
         **_labels(row),
         "uri": row.uri,
@@ -114,7 +121,9 @@ def faces_of(
         "reason": reason,
         "frames_asked": frames_wanted(row, config),
         "frames_decoded": len(decoded.frames),
-        "frames_found": len(faces),
+        "frames_found": found,
+        "people": len(people),
+        "refused": {name: refused[name] for name in REASONS},
         "shard": None,
         "source_bytes": source.size if source else None,
         "source_etag": source.version if source else None,
@@ -122,22 +131,38 @@ def faces_of(
     }
 
 
-def _subject(frames: np.ndarray, detector: FaceDetector) -> Track | None:
+def _people(frames: np.ndarray, config, detector: FaceDetector) -> tuple[list[Track], Counter]:
+    """The tracks to cut out, the subject first, and how many of their faces were refused, by reason.
+
+    With `people: all`, somebody of whom no face is left is not there. The subject alone is never replaced by somebody else.
+    """
     if len(frames) == 0:
-        return None
+        return [], Counter()
     height, width = frames.shape[1:3]
     detections = [[face for face in faces if _is_inside(face, height, width)] for faces in detector.detect(frames)]
-    return choose_subject(link_tracks(detections))
+    tracks = link_tracks(embedded(frames, detections, config.embedding))
+    if config.people == "subject":
+        subject = choose_subject(tracks)
+        tracks = [] if subject is None else [subject]
+    people, refused = [], Counter()
+    for track in tracks:
+        kept = {}
+        for position, face in track.faces.items():
+            brief = len(track.faces) < config.filter.min_frames
+            reason = BRIEF if brief else refusal(face, frames[position], config.filter)
+            if reason is None:
+                kept[position] = face
+            else:
+                refused[reason] += 1
+        if kept:
+            people.append(Track(len(people), kept))
+    return people, refused
 
 
 def _is_inside(face: Face, height: int, width: int) -> bool:
     """Whether the middle of the face is in the frame."""
     x, y = (face.box[:2] + face.box[2:]) / 2
     return bool(0 <= x < width and 0 <= y < height)
-
-
-def _by_frame(subject: Track | None) -> list[tuple[int, Face]]:
-    return sorted(subject.faces.items()) if subject is not None else []
 
 
 def _labels(row: VideoRow) -> dict:
@@ -151,33 +176,55 @@ def _labels(row: VideoRow) -> dict:
     }
 
 
-def _face_row(row: VideoRow, decoded: DecodedVideo, position: int, face: Face, subject: Track, config) -> dict:
+def _face_row(row: VideoRow, decoded: DecodedVideo, position: int, face: Face, person: Track, config) -> dict:
     frame = decoded.frames[position]
-    window = left, top, right, bottom = crop_window(face.box, height=frame.shape[0], width=frame.shape[1], margin=config.margin)
-    crop = shrink(frame[top:bottom, left:right], longer_side=config.max_crop)
+    crop, place = cut_out(frame, face, config)
     return {
         **_labels(row),
         "frame_index": int(decoded.indices[position]),
         "timestamp_s": float(decoded.timestamps_s[position]),
         "box": face.box.tolist(),
         "landmarks": face.landmarks.reshape(-1).tolist(),
-        "window": list(window),
+        **place,
         "score": face.score,
-        "track": subject.number,
+        "sharpness": sharpness(frame, face.box),
+        "yaw": yaw(face.landmarks),
+        "track": person.number,
         "image": encode_image(crop, image_format=config.image_format, jpeg_quality=config.jpeg_quality),
         "height": crop.shape[0],
         "width": crop.shape[1],
     }
 
 
-def _judge(decoded: DecodedVideo, *, faces_found: int) -> tuple[str, str]:
+def cut_out(frame: np.ndarray, face: Face, config) -> tuple[np.ndarray, dict]:
+    """The crop of a face as `config` (ExtractConfig) wants it, and where in the frame it comes from.
+
+    Returns:
+        (H, W, 3) uint8, and {"window", "matrix"}, one of them None: the pixels that were cut out, or how they were moved.
+    """
+    window = left, top, right, bottom = crop_window(face.box, height=frame.shape[0], width=frame.shape[1], margin=config.margin)
+    if config.align:
+        try:
+            side = min(aligned_side(face.landmarks, margin=config.margin), config.max_crop)
+            matrix = aligned_matrix(face.landmarks, side=side, margin=config.margin)
+            crop = aligned_crop(frame, face.landmarks, side=side, margin=config.margin)
+            return crop, {"window": None, "matrix": matrix.reshape(-1).tolist()}
+        except ValueError:
+            pass  # landmarks that tell no pose: as without alignment
+    return shrink(frame[top:bottom, left:right], longer_side=config.max_crop), {"window": list(window), "matrix": None}
+
+
+def _judge(decoded: DecodedVideo, *, faces_found: int, refused: Counter) -> tuple[str, str]:
     """The status of a video and its reason, as in the status table."""
     frames = len(decoded.frames)
     if decoded.status == "unreadable":
         return "unreadable", decoded.reason
+    without = [f"{refused[reason]} {reason}" for reason in REASONS if refused[reason]]
+    filtered = f"faces refused by extract.filter: {', '.join(without)}" if without else ""
     if faces_found == 0:
-        damage = f"; {decoded.reason}" if decoded.reason else ""
-        return "no_face", f"no face in any of {frames} frames{damage}"
+        found = filtered or f"no face in any of {frames} frames"
+        return "no_face", "; ".join(filter(None, [found, decoded.reason]))
     if decoded.status == "partial":
-        return "partial", decoded.reason
-    return "ok", "" if faces_found == frames else f"the subject's face in {faces_found} of {frames} frames"
+        return "partial", "; ".join(filter(None, [decoded.reason, filtered]))
+    missing = "" if faces_found == frames else f"the subject's face in {faces_found} of {frames} frames"
+    return "ok", "; ".join(filter(None, [missing, filtered]))

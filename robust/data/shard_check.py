@@ -11,6 +11,7 @@ from robust.data.rows import VideoRow
 from robust.data.shard_plan import FACTS, stale_rows
 from robust.data.shards import (
     STATUSES,
+    SUBJECT,
     Committed,
     content_hash,
     face_key,
@@ -21,7 +22,7 @@ from robust.data.tree import FoundFile
 from robust.errors import UserError
 from robust.object_stores import MissingObject
 
-CHECKED = ("video_id", "frame_index", "dataset", *FACTS)
+CHECKED = ("video_id", "frame_index", "track", "dataset", *FACTS)
 CHECKED_STATUS = ("video_id", "shard", "status", "frames_found", "dataset", *FACTS)
 EXAMPLES = 3
 
@@ -88,7 +89,8 @@ def disagreements(crops: pa.Table, statuses: pa.Table) -> list[str]:
         if record is None:
             told.append(f"crops of {video_id}, which has no status row")
             continue
-        found.setdefault(video_id, set()).add(crop["frame_index"])
+        if crop["track"] == SUBJECT:
+            found.setdefault(video_id, set()).add(crop["frame_index"])
         told += [f"{video_id}: {name} is {crop[name]} in the crops, {record[name]} in the status table"
                  for name in ("dataset", *FACTS) if crop[name] != record[name]]
     for video_id, record in videos.items():

@@ -22,9 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from robust.data.quality import REASONS
 from robust.errors import UserError
 from robust.object_stores import MissingObject
 
+SUBJECT = 0
+"""The track of the person whom a video is about."""
 STATUSES = ("ok", "partial", "no_face", "unreadable")
 STATUS_SUFFIX = ".status.parquet"
 FACES_SUFFIX = ".parquet"
@@ -40,8 +43,11 @@ FACE_SCHEMA = pa.schema(
         ("box", pa.list_(pa.float32(), 4)),  # x0, y0, x1, y1 of the detected face, pixels of the frame
         ("landmarks", pa.list_(pa.float32(), 10)),  # x, y of left eye, right eye, nose, left and right mouth corner
         ("window", pa.list_(pa.int32(), 4)),  # left, top, right, bottom of what was cut out, pixels of the frame
+        ("matrix", pa.list_(pa.float32(), 6)),  # instead of the window, of an aligned crop: 2 x 3, to its pixels
         ("score", pa.float32()),
-        ("track", pa.int32()),
+        ("sharpness", pa.float32()),  # robust/data/quality.py
+        ("yaw", pa.float32()),  # degrees
+        ("track", pa.int32()),  # the person's number in the video; 0 is the subject
         ("label", pa.int8()),
         ("method", pa.string()),
         ("identities", pa.list_(pa.string())),
@@ -66,6 +72,8 @@ STATUS_SCHEMA = pa.schema(
         ("frames_asked", pa.int32()),
         ("frames_decoded", pa.int32()),
         ("frames_found", pa.int32()),  # frames with the subject's face
+        ("people", pa.int32()),  # tracks of which there are crops
+        ("refused", pa.struct([(reason, pa.int32()) for reason in REASONS])),  # faces of theirs that extract.filter refused
         ("shard", pa.string()),  # the shard's name, as in face_key and status_key
         ("source_bytes", pa.int64()),
         ("source_etag", pa.string()),  # or the time of last change; null where not known
@@ -233,10 +241,12 @@ def _require_consistent(faces: pa.Table, statuses: pa.Table, shard: str) -> None
     if unknown:
         raise ValueError(f"shard {shard}: unknown status {', '.join(map(repr, unknown))}")
     frames: dict[str, set] = {video_id: set() for video_id in known}
-    for video_id, index in zip(faces.column("video_id").to_pylist(), faces.column("frame_index").to_pylist()):
+    columns = (faces.column(name).to_pylist() for name in ("video_id", "frame_index", "track"))
+    for video_id, index, track in zip(*columns):
         if video_id not in frames:
             raise ValueError(f"shard {shard}: crops of {video_id}, which has no status row")
-        frames[video_id].add(index)
+        if track == SUBJECT:
+            frames[video_id].add(index)
     for video_id, found in zip(known, statuses.column("frames_found").to_pylist()):
         if len(frames[video_id]) != found:
             raise ValueError(f"shard {shard}: {video_id} has faces in {len(frames[video_id])} frames, not in {found}")
@@ -347,13 +357,15 @@ def read_faces(
     split: str | None = None,
     columns: Sequence[str] | None = None,
     max_frames_per_video: int | None = None,
+    subject_only: bool = False,
 ) -> pa.Table:
-    """The face crops of a run as one table, ordered by (video_id, frame_index).
+    """The face crops of a run as one table, ordered by (video_id, frame_index, track).
 
     Args:
         split: only this one; shards without it are not opened, row groups without it not fetched.
         columns: of FACE_SCHEMA, in this order; None: all.
         max_frames_per_video: at most so many frames of each video, spread evenly over those with a face.
+        subject_only: of each video only the person whom it is about, where extract.people=all kept more.
     Raises:
         UserError: a shard that a status table names is gone.
     """
@@ -366,7 +378,8 @@ def read_faces(
 
     def read(item):
         shard, video_ids = item
-        return read_shard(storage, run, shard, video_ids, columns=needed, max_frames_per_video=max_frames_per_video)
+        return read_shard(storage, run, shard, video_ids, columns=needed, max_frames_per_video=max_frames_per_video,
+                          subject_only=subject_only)
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         tables = list(pool.map(read, shards.items()))
@@ -385,14 +398,17 @@ def read_shard(
     *,
     columns: Sequence[str] | None = None,
     max_frames_per_video: int | None = None,
+    subject_only: bool = False,
 ) -> pa.Table:
     """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`)."""
     wanted = list(FACE_SCHEMA.names if columns is None else columns)
     needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
     filesystem, path = storage.arrow(face_key(run, shard))
+    chosen = pc.field("video_id").isin(list(video_ids))
+    if subject_only:
+        chosen &= pc.field("track") == SUBJECT
     try:
-        table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False,
-                              filters=pc.field("video_id").isin(list(video_ids)))
+        table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False, filters=chosen)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             f"face shard {storage.uri(face_key(run, shard))} cannot be read ({error}); "

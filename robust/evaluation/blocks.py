@@ -102,7 +102,8 @@ def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | 
 
 def read_crops(storage, run: str, block: Block, *, max_frames: int | None = None) -> tuple[pa.Table, list[np.ndarray]]:
     """As `read_block`, but the images as they are stored: n times (H, W, 3) uint8."""
-    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames)
+    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames,
+                       subject_only=True)
     table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     images = []
     for row in table.select(["video_id", "frame_index", "image"]).to_pylist():

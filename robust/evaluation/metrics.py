@@ -163,15 +163,30 @@ def require_both_classes(labels: np.ndarray) -> None:
         raise ValueError(f"only {'fakes' if labels[0] == 1 else 'reals'} here; a ranking figure needs both classes")
 
 
-def video_scores(logits: np.ndarray, video_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean logit of each video.
+def video_scores(
+    logits: np.ndarray, video_ids: np.ndarray, tracks: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean logit of each video; of one with several people the mean of the person who looks most fake.
+
+    A video is fake if anybody in it is, and the forger picks whom: a mean over everybody would let one fake face hide
+    among real ones.
 
     Args:
         logits: (n,) frame logits.
         video_ids: (n,) full ids "dataset/method/name"; the same file name under two methods is two videos.
+        tracks: (n,) the person's number in the video; None: one person each.
     Returns:
-        (V,) sorted unique video ids and (V,) mean logits.
+        (V,) sorted unique video ids and (V,) scores.
     """
     ids, index = np.unique(np.asarray(video_ids), return_inverse=True)
-    sums = np.bincount(index, weights=np.asarray(logits, dtype=np.float64), minlength=len(ids))
-    return ids, sums / np.bincount(index, minlength=len(ids))
+    if tracks is None:
+        return ids, _means(logits, index, len(ids))
+    people, person = np.unique(np.stack([index, np.asarray(tracks, np.int64)]), axis=1, return_inverse=True)
+    scores = np.full(len(ids), -np.inf)
+    np.maximum.at(scores, people[0], _means(logits, person.reshape(-1), people.shape[1]))
+    return ids, scores
+
+
+def _means(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+    sums = np.bincount(group, weights=np.asarray(values, dtype=np.float64), minlength=groups)
+    return sums / np.bincount(group, minlength=groups)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -14,7 +16,7 @@ from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
-from robust.data.shards import read_faces
+from robust.data.shards import SUBJECT, read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector
@@ -23,7 +25,7 @@ from robust.training.state import load_state
 from robust.training.validation import validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
-LANDMARK_COLUMNS = ["landmarks", "window", "height", "width"]
+LANDMARK_COLUMNS = ["landmarks", "window", "matrix", "height", "width"]
 
 
 @dataclass
@@ -50,8 +52,9 @@ def load_crops(config: Config, storage) -> Crops:
         UserError: a split is empty or lacks a class; landmarks that blends need are not known.
     """
     blend, everything = config.train.self_blend, config.data.splits.use_everything
-    train = _load_split(config, storage, "train")
-    validation = train if everything else _load_split(config, storage, "val")
+    train = _load_split(config, storage, "train", everybody=True)
+    same = everything and config.extract.people == "subject"
+    validation = train if same else _load_split(config, storage, "train" if everything else "val")
     if not (validation.labels == 1).any():
         validation = SelfBlendedCrops.of(validation, blend.strength).fixed(config.run.seed)
     if blend.share > 0:
@@ -59,13 +62,22 @@ def load_crops(config: Config, storage) -> Crops:
     return Crops(train, validation, everything)
 
 
-def _load_split(config: Config, storage, split: str) -> CropSet:
+def _load_split(config: Config, storage, split: str, *, everybody: bool = False) -> CropSet:
     share = config.train.self_blend.share
     columns = COLUMNS + LANDMARK_COLUMNS if share > 0 else COLUMNS
-    crops = CropSet.from_table(read_faces(storage, config.run.name, split=split, columns=columns), config.model.input_size)
+    crops = CropSet.from_table(_faces(config, storage, split, columns, everybody), config.model.input_size)
     if share < 1:
         _require_both_labels(crops, split)
     return crops
+
+
+def _faces(config: Config, storage, split: str, columns: list[str], everybody: bool) -> pa.Table:
+    """The subjects' crops, or everybody's whose label is known: a video's label is its subject's. In a real video all
+    are real; of the others in a fake one nothing is known."""
+    if not everybody:
+        return read_faces(storage, config.run.name, split=split, columns=columns, subject_only=True)
+    table = read_faces(storage, config.run.name, split=split, columns=[*columns, "track"])
+    return table.filter((pc.field("label") == 0) | (pc.field("track") == SUBJECT)).drop_columns("track")
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import signal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from robust.config import ExtractConfig, StorageConfig
+from robust.config import ExtractConfig, FilterConfig, StorageConfig
 from robust.data import extraction
 from robust.data.crop import crop_face
 from robust.data.decoder_process import DecodeLimits, shared_decoder
@@ -141,3 +142,141 @@ def test_a_video_in_a_bucket_gives_what_the_file_gives(tmp_path, s3, monkeypatch
     assert [face["image"] for face in remote] == [face["image"] for face in local]
     assert [face["frame_index"] for face in remote] == [face["frame_index"] for face in local]
     assert status_remote["source_bytes"] == len(data) and status_remote["source_etag"]
+
+
+# ---------------------------------------------------------------------------------------------------- several people
+
+
+class Crowd:
+    """Stands for a detector: for each frame the faces of a function."""
+
+    def __init__(self, faces):
+        self.faces = faces
+
+    def detect(self, frames):
+        return [self.faces(i) for i in range(len(frames))]
+
+
+def person(x, *, size=30, score=0.95, turned=0.0):
+    """A face with landmarks; `turned` moves the nose from the middle of the eyes by half eye distances."""
+    box = np.array([x, 20, x + size, 20 + size], np.float32)
+    points = np.array([[0.3, 0.4], [0.7, 0.4], [0.5 + 0.2 * turned, 0.6], [0.35, 0.8], [0.65, 0.8]])
+    return Face(box, score, (points * size + box[:2]).astype(np.float32))
+
+
+def two_people(i):
+    """The subject in all frames, a smaller one from the third on, in front of it in the list."""
+    return ([person(4, size=20)] if i >= 2 else []) + [person(55)]
+
+
+def test_everybody_is_kept_if_asked_each_with_a_number_and_the_subject_is_0(tmp_path):
+    faces, status = run(tmp_path, clips.noisy(30), Crowd(two_people), config=changed(people="all"))
+    places = [(face["frame_index"], face["track"], face["box"][0]) for face in faces]
+    indices = read_frames(clips.noisy(30), count=6, name="v").indices.tolist()
+    assert places == [(index, track, x) for i, index in enumerate(indices) for track, x in [(0, 55), (1, 4)][:1 + (i >= 2)]]
+    assert (status["frames_found"], status["people"], status["reason"]) == (6, 2, "")
+    only, status = run(tmp_path, clips.noisy(30), Crowd(two_people))
+    assert only == [face for face in faces if face["track"] == 0] and status["people"] == 1
+
+
+def test_several_people_of_a_video_share_its_split_and_a_reader_can_have_the_subject_alone(tmp_path, local_storage):
+    from robust.data.shards import read_faces, read_status, write_shard
+
+    everybody = changed(people="all")
+    train, status = run(tmp_path, clips.noisy(30), Crowd(two_people), config=everybody, split="train")
+    test, other = run(tmp_path, clips.noisy(30), Crowd(two_people), config=everybody, split="test", video_id="d/m/w",
+                      identities=("d:c",))
+    write_shard(local_storage, "r", "d/0", train[::-1], [status])
+    write_shard(local_storage, "r", "d/1", test, [other])
+    for split, identities, frames in (("train", ["d:a", "d:b"], 6), ("test", ["d:c"], 4)):
+        rows = read_faces(local_storage, "r", split=split).to_pylist()
+        assert {track for track in (row["track"] for row in rows)} == {0, 1}
+        assert all(row["identities"] == identities and row["split"] == split for row in rows)
+        assert [(row["frame_index"], row["track"]) for row in rows] == sorted((row["frame_index"], row["track"]) for row in rows)
+        subjects = read_faces(local_storage, "r", split=split, subject_only=True, columns=["video_id", "frame_index", "track"])
+        assert len(subjects) == frames and set(subjects.column("track").to_pylist()) == {0}
+    few = read_faces(local_storage, "r", split="train", max_frames_per_video=2, subject_only=True)
+    assert len(few) == 2
+    assert read_status(local_storage, "r").column("people").to_pylist() == [2, 2]
+
+
+# ---------------------------------------------------------------------------------------------------- filters
+
+
+def bounded(**bounds):
+    return changed(filter=FilterConfig(**bounds))
+
+
+def test_refused_faces_are_counted_with_their_reason(tmp_path):
+    detector = Crowd(lambda i: [person(55, turned=2.0 if i in (1, 4) else 0.0)])
+    faces, status = run(tmp_path, clips.noisy(30), detector, config=bounded(max_yaw=45))
+    assert len(faces) == status["frames_found"] == 4 and status["status"] == "ok"
+    assert status["refused"] == {"small": 0, "blurred": 0, "turned": 2, "brief": 0}
+    assert status["reason"] == "the subject's face in 4 of 6 frames; faces refused by extract.filter: 2 turned"
+    assert run(tmp_path, clips.noisy(30), detector)[1]["refused"]["turned"] == 0
+
+
+def test_a_subject_that_is_refused_is_not_replaced_by_a_bystander(tmp_path):
+    crowd = Crowd(lambda i: [person(4, size=20), person(55, turned=2.0)])
+    faces, status = run(tmp_path, clips.noisy(30), crowd, config=bounded(max_yaw=45))
+    assert faces == [] and status["status"] == "no_face" and status["people"] == 0
+    assert status["reason"] == "faces refused by extract.filter: 6 turned"
+    faces, status = run(tmp_path, clips.noisy(30), crowd, config=bounded(max_yaw=45).model_copy(update={"people": "all"}))
+    assert {(face["track"], face["box"][0]) for face in faces} == {(0, 4)} and status["refused"]["turned"] == 6
+
+
+def test_somebody_seen_in_a_few_frames_can_be_refused(tmp_path):
+    config = bounded(min_frames=5).model_copy(update={"people": "all"})
+    faces, status = run(tmp_path, clips.noisy(30), Crowd(two_people), config=config)
+    assert {face["track"] for face in faces} == {0} and status["refused"]["brief"] == 4
+
+
+# ---------------------------------------------------------------------------------------------------- alignment, geometry
+
+
+def test_an_aligned_crop_says_where_it_comes_from(tmp_path):
+    from robust.data.align import TEMPLATE, aligned_crop
+
+    data = clips.noisy(30)
+    faces, _ = run(tmp_path, data, Crowd(two_people), config=changed(align=True))
+    frame = read_frames(data, count=6, name="v").frames[0]
+    crop, landmarks = decode_image(faces[0]["image"]), np.reshape(faces[0]["landmarks"], (5, 2))
+    assert faces[0]["window"] is None and faces[0]["height"] == faces[0]["width"] == crop.shape[0]
+    assert np.array_equal(crop, aligned_crop(frame, landmarks, side=crop.shape[0], margin=0.3))
+    matrix = np.reshape(faces[0]["matrix"], (2, 3))
+    shown = landmarks @ matrix[:, :2].T + matrix[:, 2]
+    wanted = (TEMPLATE + 0.5 + 0.15 * 112) * crop.shape[0] / (1.3 * 112) - 0.5
+    assert np.abs(shown - wanted).mean() < 0.05 * crop.shape[0]
+    flat, _ = run(tmp_path, data, config=changed(align=True))  # its landmarks are all in one place
+    assert flat[0]["matrix"] is None and flat[0]["window"] is not None
+
+
+def test_a_thousand_crops_hold_exactly_the_pixels_of_a_direct_computation():
+    # Exact fractions, every position tried: of all squares inside the frame the one whose centre is nearest to the box's.
+    rng = np.random.default_rng(8)
+    at_border = 0
+    for _ in range(1000):
+        height, width = (int(value) for value in rng.integers(20, 90, 2))
+        frame = np.stack(np.broadcast_arrays(*np.ogrid[:height, :width], 7), -1).astype(np.uint8)  # a pixel is its own address
+        size = rng.uniform(3, 60, 2)
+        corner = rng.uniform([-size[0] / 2, -size[1] / 2], [width - size[0] / 2, height - size[1] / 2])
+        box = np.concatenate([corner, corner + size]).astype(np.float32)
+        margin = float(rng.choice([0, 0.25, 0.3, 1]))
+        crop, place = extraction.cut_out(frame, Face(box, 0.9, np.zeros((5, 2))), changed(margin=margin))
+        x0, y0, x1, y1 = (Fraction(float(value)) for value in box)
+        side = round(max(x1 - x0, y1 - y0) * (1 + Fraction(margin)))
+        tops, lefts = (_nearest(low, high, side, limit) for low, high, limit in ((y0, y1, height), (x0, x1, width)))
+        assert crop.shape == (min(side, height), min(side, width), 3)
+        assert crop[0, 0, 0] in tops and crop[0, 0, 1] in lefts
+        top, left = int(crop[0, 0, 0]), int(crop[0, 0, 1])
+        assert np.array_equal(crop, frame[top:top + side, left:left + side])
+        assert place["window"] == [left, top, left + crop.shape[1], top + crop.shape[0]]
+        at_border += left == 0 or top == 0 or place["window"][2] == width or place["window"][3] == height
+    assert at_border > 300
+
+
+def _nearest(low, high, side, limit):
+    """The starts of the intervals inside [0, limit) whose centre is nearest to that of [low, high]: one, or two of a tie."""
+    side = min(side, limit)
+    distances = {start: abs(start + Fraction(side, 2) - (low + high) / 2) for start in range(limit - side + 1)}
+    return [start for start, distance in distances.items() if distance == min(distances.values())]

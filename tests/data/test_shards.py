@@ -29,7 +29,8 @@ def image(seed, height=12, width=10):
 def face(video_id, frame, split):
     return {
         "video_id": video_id, "dataset": "d", "frame_index": frame, "timestamp_s": frame / 20, "box": [1, 2, 3, 4.5],
-        "landmarks": list(range(10)), "window": [1, 2, 11, 14], "score": 0.5, "track": 0, "label": 1, "method": "m", "identities": ["d:a", "d:b"],
+        "landmarks": list(range(10)), "window": [1, 2, 11, 14], "matrix": None,
+        "score": 0.5, "sharpness": 100.0, "yaw": -5.0, "track": 0, "label": 1, "method": "m", "identities": ["d:a", "d:b"],
         "split": split, "image": encode_image(image(frame)), "height": 12, "width": 10,
     }
 

@@ -6,9 +6,13 @@ from robust.data.faces import Face
 from robust.data.tracking import choose_subject, link_tracks, overlap
 
 
-def face(x, y, size, score=0.99):
+def face(x, y, size, score=0.99, looks=None):
     box = np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], np.float32)
-    return Face(box, score, np.zeros((5, 2), np.float32))
+    return Face(box, score, np.zeros((5, 2), np.float32), looks)
+
+
+ANNA, BERT = np.eye(2)
+"""Two embeddings that are nothing alike."""
 
 
 def frames_of(track):
@@ -65,6 +69,29 @@ def test_a_track_does_not_jump_to_another_place_or_size():
 def test_after_a_long_absence_it_is_another_track():
     detections = [[face(100, 100, 60)]] * 2 + [[]] * 6 + [[face(100, 100, 60)]] * 2
     assert len(link_tracks(detections)) == 2
+
+
+def test_a_cut_to_another_person_in_the_same_place_splits_the_track_where_looks_are_known():
+    places = [face(100, 100, 60, looks=ANNA)] * 6 + [face(103, 99, 58, looks=BERT)] * 4
+    assert [frames_of(track) for track in link_tracks([[one] for one in places])] == [list(range(6)), [6, 7, 8, 9]]
+    blind = [[face(100, 100, 60)]] * 6 + [[face(103, 99, 58)]] * 4
+    assert len(link_tracks(blind)) == 1
+
+
+def test_people_who_swap_places_between_two_frames_are_told_apart_by_their_looks():
+    detections = [[face(100, 100, 60, looks=ANNA), face(150, 100, 60, looks=BERT)] for _ in range(6)]
+    detections[3:] = [[face(100, 100, 60, looks=BERT), face(150, 100, 60, looks=ANNA)] for _ in range(3)]
+    anna, bert = sorted(link_tracks(detections), key=lambda track: track.faces[0].box[0])
+    assert all(one.embedding is ANNA for one in anna.faces.values()) and all(one.embedding is BERT for one in bert.faces.values())
+    assert frames_of(anna) == frames_of(bert) == list(range(6))
+
+
+def test_a_head_that_turns_slowly_stays_one_person():
+    angles = np.radians(np.linspace(0, 170, 10))  # each is like the last, the last nothing like the first
+    turned = [[face(100, 100, 60, looks=np.array([np.cos(a), np.sin(a)]))] for a in angles]
+    assert len(link_tracks(turned)) == 1
+    back = turned[:5] + [[face(100, 100, 60, looks=-turned[4][0].embedding)]] + turned[4:]  # one frame of somebody else
+    assert frames_of(link_tracks(back)[0]) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
 
 
 def test_nobody_gives_no_subject():

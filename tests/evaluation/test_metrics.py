@@ -147,3 +147,13 @@ def test_videos_are_grouped_by_their_full_id():
     videos, scores = metrics.video_scores(np.array([1.0, 5.0, 2.0]), ids)
     assert videos.tolist() == ["ff/Deepfakes/000_003", "ff/FaceSwap/000_003"]
     assert scores.tolist() == [1.5, 5.0]
+
+def test_of_several_people_in_a_video_the_most_fake_looking_counts():
+    videos = np.array(["b", "a", "a", "a", "b", "a"])
+    tracks = np.array([0, 1, 0, 1, 0, 0])
+    logits = np.array([-1.0, 4.0, -9.0, 2.0, -3.0, -1.0])  # a: person 0 has mean -5, person 1 mean 3
+    ids, scores = metrics.video_scores(logits, videos, tracks)
+    assert ids.tolist() == ["a", "b"] and scores.tolist() == [3.0, -2.0]
+    _, alone = metrics.video_scores(logits, videos, np.zeros(6, int))
+    assert alone.tolist() == metrics.video_scores(logits, videos)[1].tolist() == [-1.0, -2.0]
+

@@ -38,6 +38,16 @@ def test_splits_are_kept_apart(storage):
     assert crops.train.size == 32
 
 
+def test_of_several_people_training_takes_those_whose_label_is_known_and_validation_the_subjects(local_storage):
+    write_faces(local_storage, "tiny", people=3)
+    crops = load_crops(config_of(), local_storage)
+    assert np.bincount(crops.train.labels).tolist() == [3 * 16, 16]  # 8 videos of each label, 2 frames
+    assert np.bincount(crops.validation.labels).tolist() == [8, 8]
+    everything = {"data": {"splits": {"use_everything": True}}, "extract": {"people": "all"}}
+    crops = load_crops(config_of(**everything), local_storage)
+    assert np.bincount(crops.train.labels).tolist() == [48, 16] and np.bincount(crops.validation.labels).tolist() == [16, 16]
+
+
 def test_use_everything_validates_on_training_and_says_so(local_storage):
     write_faces(local_storage, "tiny", splits={"train": 4})
     crops = load_crops(config_of(data={"splits": {"use_everything": True}}), local_storage)
