@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from robust.errors import ConfigError, UserError
-from robust.object_stores import MissingObject
+from robust.errors import ConfigError, StorageError
+from robust.object_stores import MissingObject, failures
 from robust.object_stores.local import explain_local
 
 MULTIPART_BYTES = 32 * 2**20
@@ -129,7 +129,7 @@ class S3Objects:
             with self._explained(keys[start]):
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
             for refused in answer.get("Errors", []):
-                raise UserError(f"cannot delete s3://{self.bucket}/{refused['Key']}: {refused.get('Code')}; the "
+                raise StorageError(f"cannot delete s3://{self.bucket}/{refused['Key']}: {refused.get('Code')}; the "
                                 "credentials need s3:DeleteObject on it.")
 
 
@@ -145,7 +145,9 @@ def _make_client(config):
         s3={"addressing_style": config.addressing_style},
         max_pool_connections=32,
     )
-    return boto3.session.Session().client("s3", endpoint_url=endpoint_url(config), config=settings)
+    client = boto3.session.Session().client("s3", endpoint_url=endpoint_url(config), config=settings)
+    client.meta.events.register("needs-retry.s3", failures.tell)
+    return client
 
 
 def _transfer():
@@ -165,15 +167,15 @@ def _explain_s3(uri: str, bucket: str, config):
         raise _client_error(error, uri, bucket, config) from error
     except (exceptions.NoCredentialsError, exceptions.CredentialRetrievalError, exceptions.PartialCredentialsError,
             exceptions.ProfileNotFound) as error:
-        raise UserError(
+        raise StorageError(
             f"no usable credentials for {uri} ({type(error).__name__}): set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where the cluster's processes start, or a role.") from error
     except (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError) as error:
         where = endpoint_url(config) or f"AWS in {config.region}"
-        raise UserError(f"cannot reach {where} for {uri} ({type(error).__name__}, {config.max_attempts} attempts): is "
+        raise StorageError(f"cannot reach {where} for {uri} ({type(error).__name__}, {config.max_attempts} attempts): is "
                         "it up, and are storage.endpoint_url and the network right?") from error
     except exceptions.BotoCoreError as error:
-        raise UserError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.") from error
+        raise StorageError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.") from error
 
 
 # IAM's name of what an operation needs, where it is not "s3:<operation>".
@@ -183,20 +185,20 @@ DENIED = ("AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDo
           "InvalidToken", "RequestTimeTooSkewed")
 
 
-def _client_error(error, uri: str, bucket: str, config) -> UserError:
+def _client_error(error, uri: str, bucket: str, config) -> StorageError | MissingObject:
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     action = PERMISSIONS.get(error.operation_name, error.operation_name)
     where = endpoint_url(config) or f"AWS in {config.region}"
     if code in ("NoSuchKey", "404", "NotFound"):
         return MissingObject(f"{uri} does not exist.")
     if code == "NoSuchBucket":
-        return UserError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
+        return StorageError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
     if code in DENIED:
-        return UserError(f"access denied: s3:{action} on {uri} at {where} ({code}); check the credentials in the "
+        return StorageError(f"access denied: s3:{action} on {uri} at {where} ({code}); check the credentials in the "
                          f"environment, their time and that they may s3:{action} there.")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "301"):
-        return UserError(f"the bucket {bucket!r} is not in region {config.region} ({code}); set storage.region.")
-    return UserError(f"s3:{action} on {uri} at {where} failed: {code}; the server refused, try again or see its log.")
+        return StorageError(f"the bucket {bucket!r} is not in region {config.region} ({code}); set storage.region.")
+    return StorageError(f"s3:{action} on {uri} at {where} failed: {code}; the server refused, try again or see its log.")
 
 
 class S3FileSystem(pyarrow.fs.S3FileSystem):
