@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from cluster.monitoring import event_files, targets
+from cluster.monitoring.alerts import rules_yaml
 from cluster.monitoring.dashboards import dashboard, rays_own
 from cluster.monitoring.prometheus import Prometheus, find_prometheus
 from cluster.monitoring.run_storage import RunStorage
@@ -34,6 +35,9 @@ SYNC_S = 15
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments.write is not None:
+        write_files(Path(arguments.write).absolute(), arguments.prometheus_port)
+        return 0
     try:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
         with ExitStack() as started:
@@ -52,6 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
     parser.add_argument("--prometheus-port", type=int, default=9090, metavar="PORT", help="default: %(default)s")
     parser.add_argument("--tensorboard-port", type=int, default=6006, metavar="PORT", help="default: %(default)s")
+    parser.add_argument("--write", metavar="FOLDER", help="only write rules.yml and grafana/ there, for servers of yours")
     return parser.parse_intermixed_args(argv)
 
 
@@ -59,7 +64,7 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
     """Starts everything, then keeps targets and event files up to date until it is interrupted."""
     outputs = Path(config.cluster.outputs).absolute()
     folder, events = outputs / "monitor", outputs / "monitor" / "tensorboard" / config.run.name
-    write_dashboards(folder / "grafana", f"http://127.0.0.1:{arguments.prometheus_port}")
+    write_files(folder, arguments.prometheus_port)
     storage = RunStorage(config)
     synced = _sync(storage, config.run.name, events, "no event files yet")
     event_files.write_layout(events)
@@ -156,6 +161,12 @@ class _Stopped:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def write_files(folder: Path, prometheus_port: int) -> None:
+    """Everything that a Prometheus and a Grafana of the user's own need."""
+    write_dashboards(folder / "grafana", f"http://127.0.0.1:{prometheus_port}")
+    (folder / "rules.yml").write_text(rules_yaml())
 
 
 def write_dashboards(folder: Path, prometheus: str) -> None:

@@ -1,4 +1,4 @@
-"""robust/monitoring/tensorboard_layout.py: TensorBoard reads it, and its charts are of tags that the project writes."""
+"""What watching takes of a summary: the charts of TensorBoard's first page, and the last metrics of an evaluation."""
 
 import re
 
@@ -7,6 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from cluster.monitoring import event_files
+from jobs import telemetry
 from jobs.train import _log
 from robust.evaluation.tensorboard import scalars
 from robust.monitoring.tensorboard_layout import CHARTS
@@ -35,3 +36,16 @@ def test_the_layout_is_read_by_tensorboard_and_names_tags_that_are_written(tmp_p
     layout = layout_pb2.Layout.FromString(read.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     assert {category.title: [chart.title for chart in category.chart] for category in layout.category} == {
         title: list(charts) for title, charts in CHARTS.items()}
+
+
+def test_the_figures_of_a_report_become_metrics(monkeypatch):
+    told = {}
+    monkeypatch.setattr(telemetry, "show", lambda name, value, run, model: told.update({(name, run, model): value}))
+    summary = plain_summary()
+    telemetry.evaluated(summary)
+    names = [model["name"] for model in summary["models"]]
+    assert set(told) == {(f"evaluate_{name}", "made-up", model) for name in ("auc", "robust_auc", "attack_success") for model in names}
+    for model in names:
+        assert told["evaluate_attack_success", "made-up", model] == summary["headline"]["models"][model]["value"]
+        assert told["evaluate_auc", "made-up", model] == next(
+            one["auc"]["value"] for one in summary["clean"] if (one["model"], one["level"], one["group"]) == (model, "video", "all"))
