@@ -77,7 +77,7 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
     else:
         started.enter_context(Prometheus(folder, port=arguments.prometheus_port))
         _say(
-            f"Prometheus    http://127.0.0.1:{arguments.prometheus_port}/alerts  (queries: /graph, addresses: /targets)"
+            f"Prometheus    http://127.0.0.1:{arguments.prometheus_port}  (Alerts, Graph, Status: Targets)"
         )
         _say(f"Grafana       dashboards and provisioning in {folder / 'grafana'} (Grafana itself is not part of this)")
     known, round_, steps = None, 0, SYNC_S // LOOK_S

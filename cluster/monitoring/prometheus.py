@@ -74,10 +74,19 @@ def _fetch() -> None:
         ]
         # 200 MB of every version of every time zone; the page reads one file.
         shutil.rmtree(work / "unpacked/usr/share/javascript/moment-timezone/data", ignore_errors=True)
+        _use_scripts_not_modules(work / "unpacked/usr/share/javascript/popper.js")
         if any(package.name.startswith("prometheus_") for package in packages) and not any(unpacked):
             (work / "unpacked").rename(CACHE)
             break
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _use_scripts_not_modules(popper: Path) -> None:
+    """Debian's popper.js is an ES module under the name by which the pages load a script; the script lies beside it."""
+    if popper.is_symlink() and (popper / "umd").is_dir():
+        target = popper.readlink()
+        popper.unlink()
+        popper.symlink_to(target / "umd")
 
 
 def write_config(folder: Path, *, interval_s: float = 10) -> Path:
