@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from head import free_ports
+from processes import listening
 
 from cluster.monitor import write_dashboards
 from cluster.monitoring import alerts, dashboards, event_files, targets
@@ -60,17 +61,7 @@ def test_prometheus_takes_every_query_of_every_dashboard(prometheus):
 def test_prometheus_runs_the_rules_and_listens_on_loopback_alone(prometheus):
     groups = prometheus.ask("rules")["groups"]
     assert [rule["name"] for rule in groups[0]["rules"]] == [alert.name for alert in alerts.ALERTS]
-    ours = {f"{ip}:{port}" for ip, port in _listening(prometheus.process.pid)}
-    assert ours == {f"127.0.0.1:{prometheus.port}"}
-
-
-def _listening(pid: int) -> list[tuple[str, int]]:
-    import ray  # noqa: F401  makes psutil importable: it must come first
-
-    # isort: split
-    import psutil
-
-    return [one.laddr for one in psutil.Process(pid).net_connections(kind="inet") if one.status == psutil.CONN_LISTEN]
+    assert listening([prometheus.process.pid]) == {("127.0.0.1", prometheus.port)}
 
 
 def test_prometheus_refuses_a_wrong_query_in_its_own_words(prometheus):
