@@ -60,5 +60,6 @@ def listening(pids) -> set[tuple[str, int]]:
             connections = psutil.Process(pid).net_connections(kind="tcp")
         except psutil.NoSuchProcess:
             continue
-        found |= {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN}
+        open_ports = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN]
+        found |= {(address.ip.removeprefix("::ffff:"), address.port) for address in open_ports}
     return found

@@ -20,7 +20,6 @@ from robust.config import parse
 from robust.errors import UserError
 from robust.eventlog import EventLog
 from robust.monitoring import metrics
-from robust.storage import Storage
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "monitoring.md"
 VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$window": "1m"}
@@ -71,7 +70,8 @@ def test_prometheus_refuses_a_wrong_query_in_its_own_words(prometheus):
 
 # Series as promtool writes them: "0+8x60" begins at 0 and grows by 8 each minute; "_" is no sample.
 FIRES = {
-    "Stalled": {'ray_deepfake_running{run="a",stage="train"}': "1x120", 'ray_deepfake_train_images_total{run="a"}': "0+8x20 160x99"},
+    "Stalled": {'ray_deepfake_running{run="a",stage="train"}': "1x120",
+                'ray_deepfake_train_images_total{run="a"}': "0+8x20 160x99"},
     "LossNotFinite": {'ray_deepfake_train_nonfinite_total{run="a",model="m",WorkerId="1"}': "_x118 1 1"},
     "CatastrophicOverfitting": {'ray_deepfake_train_collapses_total{run="a",model="m"}': "1x110 2x9"},
     "RobustnessLost": {'ray_deepfake_validation_robust_auc{run="a",model="m"}': "0.8x60 0.6x59"},
@@ -118,7 +118,8 @@ def test_each_alert_fires_on_its_trouble_and_is_quiet_without(prometheus, tmp_pa
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
     for command in ("check", "test"):
         file = "rules.yml" if command == "check" else "tests.yml"
-        told = subprocess.run([str(find_prometheus().with_name("promtool")), command, "rules", file], cwd=tmp_path, text=True, capture_output=True)
+        promtool = str(find_prometheus().with_name("promtool"))
+        told = subprocess.run([promtool, command, "rules", file], cwd=tmp_path, text=True, capture_output=True)
         assert told.returncode == 0, told.stdout + told.stderr
 
 
@@ -178,23 +179,24 @@ def test_the_page_has_the_metrics_and_alerts_of_the_lists():
 
 
 @pytest.fixture
-def listening():
+def answering():
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
-def test_targets_are_those_of_each_ray_that_answers(tmp_path, listening):
-    with_dashboard, without, gone = (tmp_path / name / "session_latest" for name in ("ray", "deepfake-ray-1", "deepfake-ray-2"))
+def test_targets_are_those_of_each_ray_that_answers(tmp_path, answering):
+    names = ("ray", "deepfake-ray-1", "deepfake-ray-2")
+    with_dashboard, without, gone = (tmp_path / name / "session_latest" for name in names)
     for session in (with_dashboard, without, gone):
         session.mkdir(parents=True)
-    far = f"127.0.0.1:{listening}"
+    far = f"127.0.0.1:{answering}"
     (with_dashboard / targets.DISCOVERY).write_text(json.dumps([{"labels": {"job": "ray"}, "targets": [far, "127.0.0.1:9"]}]))
-    (without / "metrics_export_port_0a").write_text(str(listening))
+    (without / "metrics_export_port_0a").write_text(str(answering))
     (gone / "metrics_export_port_0b").write_text("9")
     places = sorted(tmp_path.iterdir())
     assert targets.update(tmp_path / "targets", places=places) == sorted([far, far, "127.0.0.1:9"])
     files = {path.name: json.loads(path.read_text())[0]["targets"] for path in (tmp_path / "targets").glob("*.json")}
-    assert files == {"ray.json": ["127.0.0.1:9", far] if far > "127.0.0.1:9" else [far, "127.0.0.1:9"], "deepfake-ray-1.json": [far]}
+    assert files == {"ray.json": sorted([far, "127.0.0.1:9"]), "deepfake-ray-1.json": [far]}
     (without / "metrics_export_port_0a").write_text("9")  # its Ray has ended
     targets.update(tmp_path / "targets", places=places)
     assert [path.name for path in (tmp_path / "targets").iterdir()] == ["ray.json"]
@@ -248,5 +250,3 @@ def test_the_storage_is_read_during_a_job_with_its_own_server_and_after_it(tmp_p
         assert storage.list() == ["run/a"]
     with watched.open() as storage:
         assert storage is None  # nothing can be new
-    with S3Server(tmp_path / "s3", bucket="demo"), watched.open() as storage:
-        assert isinstance(storage, Storage) and storage.list() == ["run/a"]

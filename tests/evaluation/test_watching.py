@@ -44,8 +44,9 @@ def test_the_figures_of_a_report_become_metrics(monkeypatch):
     summary = plain_summary()
     telemetry.evaluated(summary)
     names = [model["name"] for model in summary["models"]]
-    assert set(told) == {(f"evaluate_{name}", "made-up", model) for name in ("auc", "robust_auc", "attack_success") for model in names}
+    figures = ("evaluate_auc", "evaluate_robust_auc", "evaluate_attack_success")
+    assert set(told) == {(figure, "made-up", model) for figure in figures for model in names}
     for model in names:
         assert told["evaluate_attack_success", "made-up", model] == summary["headline"]["models"][model]["value"]
-        assert told["evaluate_auc", "made-up", model] == next(
-            one["auc"]["value"] for one in summary["clean"] if (one["model"], one["level"], one["group"]) == (model, "video", "all"))
+        clean, = (one for one in summary["clean"] if (one["model"], one["level"], one["group"]) == (model, "video", "all"))
+        assert told["evaluate_auc", "made-up", model] == clean["auc"]["value"]

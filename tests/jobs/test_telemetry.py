@@ -83,7 +83,8 @@ def test_a_stage_runs_and_how_it_fails(told):
         raise KeyboardInterrupt  # somebody stopped it: no failure
     with pytest.raises(RuntimeError), telemetry.stage_watched("a", "extract"):
         raise RuntimeError("of Ray") from StorageError("the bucket is gone")
-    assert {key: value for key, value in told.items() if key[0] == "failures"} == {("failures", "a", "extract", "StorageError"): 1}
+    failed = {key: value for key, value in told.items() if key[0] == "failures"}
+    assert failed == {("failures", "a", "extract", "StorageError"): 1}
     assert reason_of(KeyError("x")) == "KeyError"
 
 
