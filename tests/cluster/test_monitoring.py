@@ -113,8 +113,8 @@ def test_each_alert_fires_on_its_trouble_and_is_quiet_without(prometheus, tmp_pa
             cases.append({
                 "name": f"{name} {expected}", "interval": "1m",
                 "input_series": [{"series": key, "values": values} for key, values in series.items()],
-                "promql_expr_test": [{"expr": query, "eval_time": "119m", "exp_samples": [{"labels": "{}", "value": expected}]}]})
-    tests = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": cases}
+                "promql_expr_test": [{"expr": query, "eval_time": "120m", "exp_samples": [{"labels": "{}", "value": expected}]}]})
+    tests = {"rule_files": ["rules.yml"], "evaluation_interval": "5m", "tests": cases}
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
     for command in ("check", "test"):
         file = "rules.yml" if command == "check" else "tests.yml"
