@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -58,14 +60,14 @@ def _fetch() -> None:
     """Unpacks the distribution's signed package; nothing is installed, no service started, no root needed."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return
-    work = CACHE.with_name("prometheus.partial")
-    shutil.rmtree(work, ignore_errors=True)
+    CACHE.parent.mkdir(exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="prometheus-", dir=CACHE.parent))  # several may do this at once
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "archives" / "partial").mkdir(parents=True)
     own_lists = ["-o", f"Dir::State::lists={work / 'lists'}", "-o", f"Dir::Cache={work}", "-o", "APT::Sandbox::User="]
     for options in ([], own_lists):  # the machine's lists of packages, or fresh ones of our own
         if options and subprocess.run(["apt-get", *options, "update"], cwd=work, capture_output=True).returncode != 0:
-            return
+            break
         subprocess.run(["apt-get", *options, "download", "prometheus", *PAGES], cwd=work, capture_output=True)
         packages = sorted(work.glob("*.deb"))
         unpacked = [
@@ -76,7 +78,8 @@ def _fetch() -> None:
         shutil.rmtree(work / "unpacked/usr/share/javascript/moment-timezone/data", ignore_errors=True)
         _use_scripts_not_modules(work / "unpacked/usr/share/javascript/popper.js")
         if any(package.name.startswith("prometheus_") for package in packages) and not any(unpacked):
-            (work / "unpacked").rename(CACHE)
+            with contextlib.suppress(OSError):  # another was faster
+                (work / "unpacked").rename(CACHE)
             break
     shutil.rmtree(work, ignore_errors=True)
 
