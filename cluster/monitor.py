@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import yaml
 from cluster.monitoring import event_files, targets
 from cluster.monitoring.alerts import rules_yaml
 from cluster.monitoring.dashboards import dashboard, rays_own
-from cluster.monitoring.prometheus import Prometheus, find_prometheus
+from cluster.monitoring.prometheus import Prometheus, find_prometheus, require_free, tied
 from cluster.monitoring.run_storage import RunStorage
 from robust.config import Config, default_config, load_config
 from robust.errors import ConfigError, UserError
@@ -34,7 +33,8 @@ SYNC_S = 15
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _stop_once)
     if arguments.write is not None:
         write_files(Path(arguments.write).absolute(), arguments.prometheus_port)
         return 0
@@ -49,6 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
 
 
+def _stop_once(*_) -> None:
+    """A second signal (a shell and `timeout` send two) must not interrupt the stopping of the servers."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m cluster.monitor", description=__doc__.partition("\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
@@ -56,7 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", metavar="NAME", help="one of the file's profiles")
     parser.add_argument("--prometheus-port", type=int, default=9090, metavar="PORT", help="default: %(default)s")
     parser.add_argument("--tensorboard-port", type=int, default=6006, metavar="PORT", help="default: %(default)s")
-    parser.add_argument("--write", metavar="FOLDER", help="only write rules.yml and grafana/ there, for servers of yours")
+    parser.add_argument("--write", metavar="FOLDER", help="only write rules.yml and grafana/ there")
     return parser.parse_intermixed_args(argv)
 
 
@@ -112,37 +119,13 @@ def _sync(storage: RunStorage, run: str, events: Path, before: str) -> str:
 
 def tensorboard(events: Path, port: int) -> _Stopped:
     """The server, as a context manager. Raises: UserError: its port is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"port {port} is taken; stop what uses it, or give another with --tensorboard-port."
-            ) from error
+    require_free(port, "--tensorboard-port")
     log = open(events.parent / "tensorboard.log", "w")
     program = Path(sys.executable).with_name("tensorboard")
-    return _Stopped(
-        subprocess.Popen(
-            [
-                str(program),
-                "--logdir",
-                str(events),
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--reload_interval",
-                str(SYNC_S),
-                "--reload_multifile",
-                "true",
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    )
+    command = [str(program), "--logdir", str(events), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--reload_interval", str(SYNC_S), "--reload_multifile", "true"]
+    quiet = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return _Stopped(subprocess.Popen(tied(command), start_new_session=True, **quiet))
 
 
 class _Stopped:

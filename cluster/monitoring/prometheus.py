@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import yaml
 
 from cluster.monitoring.alerts import rules_yaml
+from cluster.s3_server import LAUNCHER, OPENER
 from robust.errors import UserError
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "prometheus"
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
 PAGES = (
     "libjs-bootstrap4",
     "libjs-d3",
@@ -117,6 +119,21 @@ def _duration(seconds: float) -> str:
     return f"{int(seconds * 1000)}ms"
 
 
+def require_free(port: int, option: str) -> None:
+    """Raises: UserError: something else has the port, and would be taken for the server that cannot start."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} is taken; stop what uses it, or give another with {option}.") from error
+
+
+def tied(command: list[str]) -> list[str]:
+    """The command of a server that dies with this process, however that dies (Linux)."""
+    return [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
+
+
 class Prometheus:
     """`with Prometheus(folder, port=9090) as prometheus: prometheus.query("up")`; keeps its data in `folder`."""
 
@@ -134,11 +151,12 @@ class Prometheus:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Prometheus:
+        require_free(self.port, "--prometheus-port")
         program = find_prometheus()
         config = write_config(self.folder, interval_s=self.interval_s)
         self.log = open(self.folder / "prometheus.log", "w")
         self.process = subprocess.Popen(
-            [
+            tied([
                 str(program),
                 f"--config.file={config}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
@@ -147,7 +165,7 @@ class Prometheus:
                 "--log.level=warn",
                 rf"--web.cors.origin=http://127\.0\.0\.1:{self.port}",  # by default any page in your browser may ask it
                 *_pages(program),
-            ],
+            ]),
             stdout=self.log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

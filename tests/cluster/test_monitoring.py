@@ -68,6 +68,12 @@ def test_prometheus_refuses_a_wrong_query_in_its_own_words(prometheus):
         prometheus.query("rate(ray_deepfake_train_images_total)[")
 
 
+def test_a_port_that_another_server_has_is_told(prometheus, tmp_path):
+    # The other one would answer, and be taken for ours.
+    with pytest.raises(UserError, match=f"port {prometheus.port} is taken.*--prometheus-port"), Prometheus(tmp_path, port=prometheus.port):
+        pass
+
+
 # Series as promtool writes them: "0+8x60" begins at 0 and grows by 8 each minute; "_" is no sample.
 FIRES = {
     "Stalled": {'ray_deepfake_running{run="a",stage="train"}': "1x120",
