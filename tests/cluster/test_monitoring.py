@@ -70,7 +70,8 @@ def test_prometheus_refuses_a_wrong_query_in_its_own_words(prometheus):
 
 def test_a_port_that_another_server_has_is_told(prometheus, tmp_path):
     # The other one would answer, and be taken for ours.
-    with pytest.raises(UserError, match=f"port {prometheus.port} is taken.*--prometheus-port"), Prometheus(tmp_path, port=prometheus.port):
+    told = f"port {prometheus.port} is taken.*--prometheus-port"
+    with pytest.raises(UserError, match=told), Prometheus(tmp_path, port=prometheus.port):
         pass
 
 
