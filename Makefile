@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 REFERENCE := .reference/.installed
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 
-.PHONY: setup demo demo-long test test-cluster bench reference lock clean
+.PHONY: setup demo demo-long monitor test test-cluster bench reference lock clean
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,9 @@ demo: setup  ## videos -> report on this machine, in one command
 
 demo-long: setup  ## the same recipe with 3 hours of 2 cores
 	$(BIN)/python -m jobs.pipeline --profile demo-long $(ARGS)
+
+monitor: setup  ## TensorBoard, Prometheus, alerts and dashboards of the demo's run, before, during or after it
+	$(BIN)/python -m cluster.monitor --profile demo $(ARGS)
 
 test: setup $(REFERENCE)
 	$(BIN)/python -m tests.clips

@@ -101,9 +101,12 @@ class LocalCluster:
         self._undo.enter_context(_environment(own, without=()))
         self._undo.enter_context(_guarded(folder))
         self._undo.callback(_stop_ray, folder, outputs / "logs")
+        from ray._private import ray_constants
         from ray._raylet import Config as RayletConfig
 
         RayletConfig.initialize("")  # Ray reads RAY_AUTH_MODE when it is imported, which may have been long ago
+        self._undo.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+        ray_constants.ENABLE_RAY_CLUSTER = False  # as on macOS: all ports on 127.0.0.1, of which metrics ask for no token
         try:
             context = self._init_ray(folder)
         except Exception as error:  # on a busy machine Ray gives up after a fixed 30 s; it raises a bare Exception
@@ -166,6 +169,7 @@ def _ray_environment(cluster: ClusterConfig, outputs: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too: nodes of this Ray are at 127.0.0.1
         "RAY_worker_niceness": "0",  # Ray's 15 starves its workers on a machine that does anything else
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody reclaims this machine
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",

@@ -58,6 +58,13 @@ class S3Server:
         self.folder, self.bucket, self.keys = Path(folder).absolute(), bucket, keys
         self.process = self.port = self._lock = None
 
+    @classmethod
+    def at(cls, folder: Path, *, bucket: str, port: int) -> "S3Server":
+        """The server that another process runs on the folder: its address and keys, nothing to start or stop."""
+        server = cls(folder, bucket=bucket, keys=load_keys(folder / "keys.json"))
+        server.port = port
+        return server
+
     def __enter__(self) -> "S3Server":
         return self.start()
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 from torch import nn
 
+from jobs import telemetry
 from jobs.candidates import Candidate, load_model
 from jobs.progress import Progress
 from jobs.task_pool import device_of, remote, require_resources
@@ -93,18 +94,21 @@ def run_tasks(config: Config, storage: Storage, tasks: Sequence[Task], *, unit: 
     total = sum(task.block.crops * len(task.items) for task in tasks)
     waiting = {remote(config, run_task).remote(config, storage, task): task for task in tasks}
     seconds = 0.0
-    with Progress("evaluate", total=total, unit=unit) as progress:
+    with Progress("evaluate", total=total, unit=unit, observe=telemetry.progress_of(config, "evaluate")) as progress:
         while waiting:
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
             seconds += ray.get(ready)
             task = waiting.pop(ready)
-            progress.advance(task.block.crops * len(task.items), note=task.candidate.name)
+            done = task.block.crops * len(task.items)
+            telemetry.add("evaluate_crops", done, run=config.run.name, model=task.candidate.name)
+            progress.advance(done, note=task.candidate.name)
     return round(seconds, 1)
 
 
 def run_task(config: Config, storage: Storage, task: Task) -> float:
     """Measures one block for each missing item and keeps each result as soon as it is there; returns the seconds."""
     began = time.monotonic()
+    telemetry.hear_storage(config.run.name)
     device = device_of(config)
     model = load_model(task.candidate.storage, task.candidate.key, task.candidate.sha256, device)
     crops, pixels = task.read(config, storage, task.block, model)

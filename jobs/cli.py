@@ -20,9 +20,11 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 
 from cluster.local import LocalCluster
+from jobs.errors import find_user_error
 from jobs.run_folder import RunFolder
+from jobs.telemetry import stage_watched
 from robust.config import Config, default_config, describe, load_config
-from robust.errors import ConfigError, UserError
+from robust.errors import ConfigError
 from robust.storage import Storage
 
 Main = Callable[[Config, Storage], dict]
@@ -80,7 +82,8 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
 def run_stage(stage: str, main: Main, config: Config, storage: Storage) -> dict:
     """Runs a stage inside a job that has its cluster already, and writes the stage's result.json."""
     began, clock = datetime.now(timezone.utc), time.monotonic()
-    result = main(config, storage)
+    with stage_watched(config.run.name, stage):
+        result = main(config, storage)
     times = {"started": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock, 1)}
     RunFolder(storage, config).write_result(stage, {**times, **result})
     return result
@@ -133,22 +136,6 @@ def report_failure(stage: str, error: BaseException, *, show_traceback: bool = F
         traceback.print_exception(error)
     print(f"{stage}: error: {message}", file=sys.stderr, flush=True)
     return 2 if isinstance(known, ConfigError) else 1
-
-
-def find_user_error(error: BaseException) -> UserError | None:
-    """The UserError inside an exception: Ray wraps those of tasks, actors and training workers, in several ways."""
-    seen, waiting = set(), [error]
-    while waiting:
-        candidate = waiting.pop(0)
-        if not isinstance(candidate, BaseException) or id(candidate) in seen:
-            continue
-        seen.add(id(candidate))
-        wrapped = getattr(candidate, "cause", None)  # a task's error is an instance of its cause's class, too
-        if isinstance(candidate, UserError) and wrapped is None:
-            return candidate
-        waiting += [wrapped, getattr(candidate, "controller_failure", None), candidate.__cause__, candidate.__context__]
-        waiting += (getattr(candidate, "worker_failures", None) or {}).values()
-    return None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from jobs import gate_tasks, surrogates
+from jobs import gate_tasks, surrogates, telemetry
 from jobs.block_tasks import collect, missing_tasks, run_tasks
 from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
@@ -183,6 +183,7 @@ def publish(
 ) -> dict:
     """Writes predictions, report, summary and event files; a copy of the report goes to the local outputs folder."""
     run = RunFolder(storage, config)
+    telemetry.evaluated(summary)
     page = render(summary, strips, patterns).encode()
     storage.write_table(run.key("evaluate", "predictions.parquet"), predictions)
     storage.write_json(run.key("report", "summary.json"), summary)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from jobs import telemetry
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
@@ -105,14 +106,17 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
     most = min(VIDEOS_OF_A_TASK, int(total / (TASKS_OF_A_CPU * cpus)))
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
-    with _data_context(), Progress("extract", total=total, unit="videos") as progress:
+    with _data_context(), Progress("extract", total=total, unit="videos",
+                                  observe=telemetry.progress_of(config, "extract")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
         crops = _crops(videos, config, settings, actors)
         written = crops.map_batches(Write(storage, config.run.name), batch_size=per_shard, batch_format="pyarrow",
                                     zero_copy_batch=True, num_cpus=WRITE_CPUS)
         faces = 0
         for statuses in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            faces += sum(statuses.column("frames_found").to_pylist())
+            found = sum(statuses.column("frames_found").to_pylist())
+            faces += found
+            telemetry.videos_written(config.run.name, statuses.column("status").to_pylist(), found)
             progress.advance(len(statuses), note=f"{faces} faces")
 
 

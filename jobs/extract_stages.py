@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs import telemetry
 from robust.config import ExtractConfig, StorageConfig
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import Source, decode_source, faces_of, frames_wanted
@@ -221,6 +222,7 @@ class Write:
         shard = _only(videos.column("shard").to_pylist(), expected=videos.column("shard_videos").to_pylist())
         faces = _table(pc.list_flatten(videos.column("faces")), FACE_SCHEMA)
         statuses = _table(videos.column("status"), STATUS_SCHEMA)
+        telemetry.hear_storage(self.run)
         write_shard(self.storage, self.run, shard, faces, statuses)
         return statuses
 

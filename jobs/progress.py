@@ -21,6 +21,7 @@ class Progress:
         poll: Callable[[], tuple[int, str]] | None = None,
         stream=None,
         interval_s: float | None = None,
+        observe: Callable[[int, int | None], None] = lambda done, total: None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """
@@ -28,8 +29,9 @@ class Progress:
             total: what `done` counts up to; None if unknown.
             poll: asked before each line for (done, note), for work that happens in other processes.
             interval_s: between lines; default 0.2 on a terminal, else 60.
+            observe: told (done, total) at every line and whenever work is counted.
         """
-        self.label, self.total, self.unit, self.poll, self.clock = label, total, unit, poll, clock
+        self.label, self.total, self.unit, self.poll, self.clock, self.observe = label, total, unit, poll, clock, observe
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
         self.interval_s = interval_s if interval_s is not None else (0.2 if self.live else 60.0)
@@ -53,6 +55,7 @@ class Progress:
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Counts work done; `note` (a short text: a loss, a video) stays until the next one."""
         self.done += count
+        self.observe(self.done, self.total)
         if note is not None:
             self.note = note
 
@@ -78,6 +81,7 @@ class Progress:
                 self.done, self.note = self.poll()
             except Exception as error:  # showing progress must not end the work
                 self.note = f"progress unknown ({type(error).__name__})"
+        self.observe(self.done, self.total)
 
     def _show(self, state: str = "", *, last: bool = False) -> None:
         text = self.line(state)

@@ -18,6 +18,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
+from jobs import telemetry
 from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
@@ -116,7 +117,8 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
         ),
     )
-    with sigint_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan)):
+    with sigint_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan),
+                                         observe=telemetry.progress_of(config, "train")):
         result = trainer.fit()
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)
@@ -185,11 +187,14 @@ def train_worker(arguments: dict) -> None:
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
              "threshold_from_training_videos": crops.validates_on_training, "inputs": crops.input_statistics()}
     start, scores = ray.train.get_checkpoint(), None
-    with _local_copy(start) as resume:
+    steps = telemetry.steps_of(config.run.name, arguments["model"], config.train.batch_size if place.rank == 0 else 0)
+    with _local_copy(start) as resume, telemetry.training_watched(config.run.name, arguments["model"]):
         wrap = prepare_model if place.world > 1 else lambda module: module
-        for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume):
+        for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume,
+                                                   progress=steps):
             if log is not None:
                 _log(log, training.epoch, figures, scores)
+                telemetry.epoch_ended(config.run.name, arguments["model"], figures, scores)
                 note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
                 storage.write_json(RunFolder(storage, config).key("train", arguments["model"], PROGRESS), {"epoch": training.epoch, "note": note})
             _report(training, figures, scores, facts, config, recipe, place)

@@ -18,6 +18,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from jobs import telemetry
 from jobs.cli import run_job
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
@@ -125,14 +126,17 @@ def trial(settings: dict, config: dict) -> None:
     resume = Path(start.to_directory()) if start else None
     threat = parsed.tune.threat.model_copy(update={"every": 1})
     place = Place(0, 1, device, parsed.train.loader_threads)
-    for training, figures, scores in run_epochs(parsed, recipe, threat, network, crops, place=place, resume=resume):
-        folder = Path(tempfile.mkdtemp(prefix="trial-"))
-        try:
-            save_state(training, folder, facts)
-            tune.report({**scores, "epoch": training.epoch, "loss": figures.losses["total"], "seconds": figures.seconds},
-                        checkpoint=tune.Checkpoint.from_directory(str(folder)))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    steps = telemetry.steps_of(parsed.run.name, telemetry.TRIALS, parsed.train.batch_size)
+    with telemetry.trial_watched(parsed.run.name, begins=start is None) as epoch_ended:
+        for training, figures, scores in run_epochs(parsed, recipe, threat, network, crops, place=place, resume=resume, progress=steps):
+            epoch_ended(figures)
+            folder = Path(tempfile.mkdtemp(prefix="trial-"))
+            try:
+                save_state(training, folder, facts)
+                tune.report({**scores, "epoch": training.epoch, "loss": figures.losses["total"], "seconds": figures.seconds},
+                            checkpoint=tune.Checkpoint.from_directory(str(folder)))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def trial_table(grid: tune.ResultGrid, *, root: str) -> list[dict]:

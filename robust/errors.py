@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """The configuration is wrong; the message names the key, its value and what is allowed. Exit code 2."""
+
+
+class StorageError(UserError):
+    """The bucket refuses, or cannot be reached."""
+
+
+class NonFiniteLoss(UserError):
+    """A training whose loss is no finite number; nothing that it would do from there on is worth anything."""

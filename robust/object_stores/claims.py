@@ -16,7 +16,7 @@ import time
 import uuid
 from datetime import timedelta
 
-from robust.errors import UserError
+from robust.errors import StorageError
 
 CLAIMS = ".claims"
 """Folder below the root; what is in it is no object of a user."""
@@ -29,7 +29,7 @@ def write_claimed(store, key: str, data: bytes, *, budget_s: float) -> bool:
     Args:
         store: has exists, write, delete, and list_times (key -> when written, by the store's own clock).
         budget_s: the most seconds that one write may take; a claim of three times that age is dead.
-    Raises: UserError: others hold claims for longer than that without writing.
+    Raises: StorageError: others hold claims for longer than that without writing.
     """
     folder = claims_of(key)
     lifetime_s = 3 * budget_s + 60
@@ -46,7 +46,7 @@ def write_claimed(store, key: str, data: bytes, *, budget_s: float) -> bool:
         finally:
             store.delete([claim])
         if time.monotonic() - began > 2 * lifetime_s:
-            raise UserError(
+            raise StorageError(
                 f"{key}: other writers claim it in {folder} and do not write; stop them, or delete that folder."
             )
         time.sleep(random.uniform(0, wait_s))

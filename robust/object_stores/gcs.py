@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pyarrow
 import pyarrow.fs
 
-from robust.errors import UserError
+from robust.errors import StorageError
 from robust.object_stores import MissingObject
 from robust.object_stores.address import checked_endpoint
 from robust.object_stores.claims import CLAIMS, write_claimed
@@ -43,7 +43,7 @@ class GcsObjects:
         with self._explained("list", ""):
             found = gcs_filesystem(few).get_file_info(bucket)
         if found.type == pyarrow.fs.FileType.NotFound:
-            raise UserError(
+            raise StorageError(
                 f"there is no bucket {bucket!r} on Google Cloud Storage; create it, or correct storage.uri."
             )
 
@@ -109,12 +109,12 @@ def _explained(action: str, uri: str):
         raise explain_gcs(error, uri, action=action) from error
 
 
-def explain_gcs(error: Exception, uri: str, config=None, *, action: str = "read") -> UserError:
+def explain_gcs(error: Exception, uri: str, config=None, *, action: str = "read") -> StorageError:
     """What Google's client reports through pyarrow, in one sentence."""
     if isinstance(error, FileNotFoundError):
         return MissingObject(f"{uri} does not exist on Google Cloud Storage.")
     text = str(error)
-    return UserError(f"cannot {action} {uri}: {_why(text)} ({text.splitlines()[0][:200]}).")
+    return StorageError(f"cannot {action} {uri}: {_why(text)} ({text.splitlines()[0][:200]}).")
 
 
 def _why(text: str) -> str:

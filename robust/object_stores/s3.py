@@ -8,7 +8,7 @@ import uuid
 from datetime import datetime
 from pathlib import Path
 
-from robust.errors import UserError
+from robust.errors import StorageError
 from robust.object_stores import MissingObject
 from robust.object_stores.address import is_aws
 from robust.object_stores.claims import CLAIMS, write_claimed
@@ -224,13 +224,13 @@ class S3Objects:
             final = [refusal for refusal in refused if refusal.get("Code") not in PASSING_CODES]
             if final or (names and not tries.sleep()):
                 first = (final or refused)[0]
-                raise UserError(
+                raise StorageError(
                     f"cannot delete s3://{self.bucket}/{first['Key']} and {len(names) - 1} more: {first.get('Code')}; "
                     f"{self.connection.identity()} needs s3:DeleteObject on it."
                 )
 
 
-class DamagedObject(UserError):
+class DamagedObject(StorageError):
     """What was read is not what was written."""
 
 

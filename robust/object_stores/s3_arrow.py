@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from robust.errors import UserError
+from robust.errors import StorageError
 from robust.object_stores.address import endpoint_url
 from robust.object_stores.s3_client import ca_bundle, connect, region_of, session_of
 
@@ -46,14 +46,14 @@ def _credentials(config) -> dict:
     try:
         found = session_of(config).get_credentials().get_frozen_credentials()
     except (BotoCoreError, AttributeError):
-        raise UserError(
+        raise StorageError(
             f"no usable credentials in the profile {config.profile!r} (storage.profile): add it to the credentials "
             "file on every node, or correct the name."
         ) from None
     return {"access_key": found.access_key, "secret_key": found.secret_key, "session_token": found.token}
 
 
-def explain_s3_arrow(error: OSError, uri: str, config) -> UserError:
+def explain_s3_arrow(error: OSError, uri: str, config) -> StorageError:
     """What the AWS library below pyarrow reports, in one sentence."""
     text = str(error)
     if any(sign in text for sign in ("ACCESS_DENIED", "[code: 403", "HTTP status 403", "INVALID_ACCESS_KEY_ID")):
@@ -65,4 +65,4 @@ def explain_s3_arrow(error: OSError, uri: str, config) -> UserError:
         why = f"{endpoint_url(config) or 'AWS'} does not answer; check storage.endpoint_url, storage.ca_bundle and the network"
     else:
         why = "check storage.endpoint_url, the server and the network"
-    return UserError(f"cannot read {uri}; {why} ({text.splitlines()[0][:300]}).")
+    return StorageError(f"cannot read {uri}; {why} ({text.splitlines()[0][:300]}).")

@@ -14,6 +14,7 @@ import threading
 from dataclasses import dataclass, field
 
 from robust.errors import ConfigError
+from robust.object_stores import failures
 from robust.object_stores.address import endpoint_url, is_aws
 from robust.object_stores.retry import BotocoreRetries
 
@@ -157,6 +158,7 @@ def _make(config) -> Connection:
     client = boto3.session.Session(botocore_session=session).client(
         "s3", endpoint_url=endpoint_url(config), config=settings, verify=ca_bundle(config)
     )
+    client.meta.events.register("needs-retry.s3", failures.tell)  # before the retries, whose answer ends the event
     BotocoreRetries(config.max_attempts, config.retry_budget_s).install(client)
     if not uses_crc(config):
         client.meta.events.register("before-call.s3.DeleteObjects", _content_md5)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
-from robust.errors import UserError
+from robust.errors import StorageError
 from robust.object_stores import MissingObject
 from robust.object_stores.address import endpoint_url
 from robust.object_stores.s3_client import connect, region_of
@@ -40,7 +40,7 @@ _ARN = re.compile(r"\barn:aws[a-z-]*:(?:iam|sts)::\d*:[\w+=,.@/-]+")
 
 @contextmanager
 def explained(uri: str, bucket: str, config):
-    """Turns botocore's errors into UserError. Args: uri: what is acted on, without any secret.
+    """Turns botocore's errors into StorageError. Args: uri: what is acted on, without any secret.
 
     The error stays as the cause, but without botocore's frames: what shows local variables would show session tokens.
     """
@@ -55,7 +55,7 @@ def explained(uri: str, bucket: str, config):
         raise _sentence(error, uri, bucket, config) from error.with_traceback(None)
 
 
-def _sentence(error: Exception, uri: str, bucket: str, config) -> UserError:
+def _sentence(error: Exception, uri: str, bucket: str, config) -> StorageError:
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
 
@@ -72,25 +72,25 @@ def _sentence(error: Exception, uri: str, bucket: str, config) -> UserError:
             exceptions.SSOError,
         ),
     ):
-        return UserError(
+        return StorageError(
             f"no usable credentials for {uri} ({type(error).__name__}{_profile(config)}): set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or storage.profile or AWS_PROFILE, where the cluster's processes start, or give the "
             "machines a role."
         )
     if isinstance(error, exceptions.SSLError):
-        return UserError(_of_tls(error, uri, config))
+        return StorageError(_of_tls(error, uri, config))
     if isinstance(
         error,
         (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError, ResponseParserError),
     ):
-        return UserError(
+        return StorageError(
             f"cannot reach {_where(config)} for {uri} ({type(error).__name__}{_tries(config)}): is it up, and are "
             "storage.endpoint_url and the network right?"
         )
-    return UserError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.")
+    return StorageError(f"cannot use {uri} ({type(error).__name__}: {error}); check the storage section.")
 
 
-def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
+def _of_an_answer(error, uri: str, bucket: str, config) -> StorageError:
     told = error.response.get("Error", {})
     code = str(told.get("Code", "unknown"))
     action = PERMISSIONS.get(error.operation_name, error.operation_name)
@@ -98,14 +98,14 @@ def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
     if code in ("NoSuchKey", "404", "NotFound"):
         return MissingObject(f"{uri} does not exist at {where}.")
     if code == "NoSuchBucket":
-        return UserError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
+        return StorageError(f"there is no bucket {bucket!r} at {where}; create it, or correct storage.uri.")
     if code in SKEWED:
-        return UserError(
+        return StorageError(
             f"{where} refuses s3:{action} on {uri} ({code}): this machine's clock is {_skew(error)}; set it "
             "right (chrony or ntpd; timedatectl set-ntp true) and start again."
         )
     if code in DENIED:
-        return UserError(
+        return StorageError(
             f"access denied: {_identity(told, config)} may not s3:{action} on {uri} at {where} ({code}): "
             f"{DENIED[code]}. Check the credentials where the process started, and that they may s3:{action} there."
         )
@@ -113,7 +113,7 @@ def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
         region = told.get("Region") or error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get(
             "x-amz-bucket-region"
         )
-        return UserError(
+        return StorageError(
             f"the bucket {bucket!r} is not in region {region_of(config)} ({code}); set storage.region"
             f"{f'={region}' if region else ''}."
         )
@@ -124,12 +124,12 @@ def _of_an_answer(error, uri: str, bucket: str, config) -> UserError:
         "MissingContentLength",
         "XAmzContentSHA256Mismatch",
     ):
-        return UserError(
+        return StorageError(
             f"s3:{action} on {uri} at {where} failed: {code}; the server may not know a header of the request: try "
             "storage.checksums=md5."
         )
     tries = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
-    return UserError(
+    return StorageError(
         f"s3:{action} on {uri} at {where} failed: {code}, after {tries} tries of at most {config.max_attempts} in "
         f"{config.retry_budget_s:g} s (storage.max_attempts, storage.retry_budget_s); the server refuses or is "
         "overloaded: see its log, or try again later."

@@ -22,7 +22,7 @@ from robust.data.augment import Augmentation
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
 from robust.data.order import draw_seeds, epoch_batches
-from robust.errors import UserError
+from robust.errors import NonFiniteLoss
 from robust.training.averaging import WeightAverage
 from robust.training.collapse import CollapseGuard
 from robust.training.folding import FoldedNetwork
@@ -109,7 +109,7 @@ def train_epoch(
     """One pass over the crops; moves `training` one epoch on.
 
     Raises:
-        UserError: the loss is not a finite number (tells the epoch, the step and its crops).
+        NonFiniteLoss: (tells the epoch, the step and its crops).
     """
     epoch = training.epoch
     batches = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=seed, epoch=epoch,
@@ -144,8 +144,8 @@ def train_epoch(
     if int(finite) < steps:  # from that step on the weights are no numbers, so it is the first
         step = int(finite)
         videos = sorted(set(crops.video_ids[batches[step, place.rank::place.world]]))
-        raise UserError(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
-                        "lower the learning rate or epsilon")
+        raise NonFiniteLoss(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
+                            "lower the learning rate or epsilon")
     probe = guard.check() if guard is not None else {}
     training.epoch += 1
     seconds = time.perf_counter() - started

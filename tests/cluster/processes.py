@@ -45,3 +45,21 @@ class Marked:
         while (alive := self.alive()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return alive
+
+
+def listening(pids) -> set[tuple[str, int]]:
+    """(address, port) of every TCP port on which the processes listen; IPv4 addresses also where a socket is IPv6."""
+    import ray  # noqa: F401  makes psutil importable: it must come first
+
+    # isort: split
+    import psutil
+
+    found = set()
+    for pid in pids:
+        try:
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue
+        open_ports = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN]
+        found |= {(address.ip.removeprefix("::ffff:"), address.port) for address in open_ports}
+    return found

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import Marked
+from processes import Marked, listening
 
 from cluster.local import LocalCluster
 from cluster.s3_server import S3Server
@@ -73,6 +73,8 @@ def test_ctrl_c_leaves_data_and_logs_but_no_process(tmp_path, monkeypatch):
         commands = "\n".join(job.marked.alive().values())
         assert all(name in commands for name in ("weed", "raylet", "gcs_server", "trivial_job.py"))
         folder = job.session_folder()
+        ports = listening(job.marked.alive())
+        assert len(ports) > 10 and {address for address, _ in ports} == {"127.0.0.1"}  # metrics ask for no token
         job.process.send_signal(signal.SIGINT)
         assert job.process.wait(120) == 1
         assert job.marked.alive() == {}

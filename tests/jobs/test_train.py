@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from small_cluster import small_cluster
 from tiny_run import write_faces
 
 import jobs.train as job
+from cluster.local import SESSION_MARK
+from cluster.monitoring import targets
+from cluster.monitoring.prometheus import Prometheus, find_prometheus
 from jobs.cli import run_stage
 from jobs.run_folder import RunFolder
 from robust.config import parse
@@ -134,6 +138,25 @@ def test_the_run_folder_holds_event_files_and_no_pickle(trained):
     keys = storage.list("tiny")
     assert sum("events.out.tfevents" in key and key.startswith("tiny/tensorboard/train/defended/") for key in keys) >= 1
     assert [key for key in keys if key.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))] == []
+
+
+@pytest.mark.cluster
+def test_what_the_workers_counted_reaches_prometheus(trained, tmp_path):
+    try:
+        find_prometheus()
+    except UserError as error:
+        pytest.skip(str(error))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Prometheus(tmp_path, port=port, interval_s=1) as prometheus:
+        addresses = targets.update(tmp_path / "targets", places=[Path(os.environ[SESSION_MARK])])
+        assert addresses and all(address.startswith("127.0.0.1:") for address in addresses)
+        deadline = time.monotonic() + 60
+        while not (found := prometheus.query("sum by (run, model) (ray_deepfake_train_images_total)")):
+            assert time.monotonic() < deadline, prometheus.ask("targets")
+            time.sleep(0.5)
+        assert found == [{"run": "tiny", "model": "defended", "value": 3 * STEPS * 8}]  # of both workers, counted once
+        assert prometheus.query("ray_deepfake_failures_total") == []
 
 
 @pytest.mark.cluster

@@ -14,7 +14,7 @@ from robust.data.face_swap import TEMPLATE
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.data.self_blended_crops import SelfBlendedCrops
-from robust.errors import UserError
+from robust.errors import NonFiniteLoss
 from robust.training.collapse import CollapseGuard
 from robust.training.lipschitz import lipschitz_term
 from robust.training.loop import Place, start_training
@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_is_told_with_epoch_step_and_crops():
         return output * float("nan") if len(calls) == 3 else output
 
     network.register_forward_hook(poison)
-    with pytest.raises(UserError, match=r"epoch 0, step 2 \(crops of v") as told:
+    with pytest.raises(NonFiniteLoss, match=r"epoch 0, step 2 \(crops of v") as told:
         train(network, crops, epochs=1, train_settings=train_settings)
     named = str(told.value).split("crops of ")[1].split(")")[0].split(", ")
     assert set(named) <= set(crops.video_ids[batches[2]]) and "lower the learning rate or epsilon" in str(told.value)

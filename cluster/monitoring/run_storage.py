@@ -1,0 +1,65 @@
+"""A run's storage for a reader beside the job: also where the S3 server is the job's own and ends with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.s3_server import OPENER, S3Server
+from robust.config import Config
+from robust.object_stores.s3 import bucket_of
+from robust.storage import Storage
+
+
+class RunStorage:
+    """Opens the storage again and again; `with storage.open() as opened: ...` gives None where nothing can be new.
+
+    A job's S3 server is joined while it runs. When none runs, it is started here for a moment, once after each job.
+    """
+
+    def __init__(self, config: Config):
+        self.config, self.folder = config, Path(config.cluster.outputs).absolute() / "s3"
+        self._seen: float | None = None  # when the port was written of the last server that was started here
+
+    @contextmanager
+    def open(self) -> Iterator[Storage | None]:
+        """Raises: UserError: the bucket refuses or cannot be reached; or a job takes the folder in this moment."""
+        bucket, port = self.config.storage.uri, self.folder / "port"
+        if not self.config.cluster.local_s3:
+            yield Storage.from_config(self.config.storage)
+        elif not port.exists() or not (self.folder / "keys.json").exists():
+            yield None  # no job has run yet
+        elif (running := _running(port)) is not None:
+            with _environment(S3Server.at(self.folder, bucket=bucket_of(bucket), port=running).environment):
+                yield Storage.from_config(self.config.storage)
+        elif port.stat().st_mtime == self._seen:
+            yield None
+        else:
+            with S3Server(self.folder, bucket=bucket_of(bucket)) as server, _environment(server.environment):
+                self._seen = port.stat().st_mtime
+                yield Storage.from_config(self.config.storage)
+
+
+def _running(path: Path) -> int | None:
+    """The port in the file, if a server answers there."""
+    try:
+        port = int(path.read_text())
+        with OPENER.open(f"http://127.0.0.1:{port}/healthz", timeout=2):
+            return port
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    os.environ.pop("AWS_PROFILE", None)
+    os.environ.pop("AWS_SESSION_TOKEN", None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
