@@ -17,12 +17,11 @@ from torch import nn
 from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.config import Config
 from robust.data.inputs import to_tensor
 from robust.data.shards import decode_image, encode_image
 from robust.evaluation import blocks, export
-from robust.evaluation.attack_block import Cell, logits, perturb
+from robust.evaluation.attack_block import Cell, batches, logits, perturb
 from robust.evaluation.blocks import SPLIT, Block
 from robust.evaluation.export import EXPORT_SCHEMA, Export
 from robust.storage import Storage
@@ -77,18 +76,13 @@ def export_crops(
     model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Export, config: Config, device: str
 ) -> pa.Table:
     """The measurement: a block's crops as PNGs before and after the attack, with the logits of what is in them."""
-    require_eval_mode(model)
-
     def scores(pngs: Sequence[bytes]) -> np.ndarray:
         images = np.stack([decode_image(png) for png in pngs])
         return logits(model, to_tensor(images).to(device, memory_format=torch.channels_last))
 
-    parts = []
-    for start in range(0, len(pixels), config.evaluate.batch_size):
-        clean = pixels[start:start + config.evaluate.batch_size]
-        x = to_tensor(clean).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        y = torch.tensor(crops.column("label").to_numpy()[start:start + len(x)], device=device)
+    parts, labels = [], crops.column("label").to_numpy()
+    for chosen, x, y in batches(model, pixels, labels, batch_size=config.evaluate.batch_size, device=device):
+        clean = pixels[chosen]
         moved = perturb(model, x, y, item.cell, seed=config.run.seed).permute(0, 2, 3, 1).float().cpu().numpy()
         moved = export.round_inside(moved, clean, item.cell.epsilon)
         pngs = [[encode_image(image) for image in images] for images in (clean, moved)]

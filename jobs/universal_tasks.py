@@ -9,21 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from torch import nn
 
 from jobs.block_tasks import collect, missing_tasks, read_inputs
 from jobs.candidates import Candidate, load_model
 from jobs.run_folder import RunFolder
 from jobs.task_pool import device_of, remote, require_resources
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.attacks.threat import Linf
 from robust.attacks.universal import Universal, fit_universal
 from robust.config import Config
-from robust.data.inputs import to_tensor
 from robust.errors import UserError
 from robust.evaluation import blocks, credibility
-from robust.evaluation.attack_block import block_hash, logits
+from robust.evaluation.attack_block import batches, block_hash, logits
 from robust.evaluation.blocks import SPLIT
 from robust.evaluation.credibility import Sample
 from robust.evaluation.predictions import check_predictions
@@ -209,16 +206,20 @@ def fit_pattern(config: Config, storage: Storage, fit: Fit) -> None:
     """Makes one model's pattern at one epsilon and keeps it."""
     device = device_of(config)
     model = load_model(fit.candidate.storage, fit.candidate.key, fit.candidate.sha256, device)
-    require_eval_mode(model)
     parts = [
         blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=fit.sample.frames)
         for block in fit.sample.blocks
     ]
     crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     chosen = credibility.choose_crops(crops, fit.sample.images)
-    x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)
-    require_plausible_inputs(x, where="the validation crops that a universal perturbation is made on")
-    y = torch.tensor(crops.column("label").to_numpy()[chosen], device=device)
+    ((_, x, y),) = batches(
+        model,
+        pixels[chosen],
+        crops.column("label").to_numpy()[chosen],
+        batch_size=len(chosen),
+        device=device,
+        of="the validation crops that a universal perturbation is made on",
+    )
     made = fit_universal(
         model,
         x,
@@ -241,18 +242,13 @@ def apply_pattern(
     storage: Storage,
 ) -> pa.Table:
     """The measurement: the logits of a block's crops as they are, with the pattern, and with its values shuffled."""
-    require_eval_mode(model)
     made = from_bytes(
         storage.read_bytes(item.key), epsilon=item.epsilon, size=model.input_size, name=storage.uri(item.key)
     )
     made = Universal(made.patterns.to(device), made.threat)
     control, scores = shuffled(made, seed=config.run.seed), {"clean": [], UNIVERSAL: [], SHUFFLED: []}
-    labels = crops.column("label").to_numpy()
-    for start in range(0, len(pixels), config.evaluate.batch_size):
-        chosen = slice(start, start + config.evaluate.batch_size)
-        x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        y = torch.tensor(labels[chosen], device=device)
+    labels, batch_size = crops.column("label").to_numpy(), config.evaluate.batch_size
+    for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         for name, images in (("clean", x), (UNIVERSAL, made.apply(x, y)), (SHUFFLED, control.apply(x, y))):
             scores[name].append(logits(model, images))
     for name, parts in scores.items():

@@ -13,14 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.attacks.minimal_norm import inside_ball, minimal_perturbation
 from robust.attacks.threat import Linf
-from robust.data.inputs import to_tensor
 from robust.evaluation import blocks
-from robust.evaluation.attack_block import Cell, attack_block, logits
+from robust.evaluation.attack_block import Cell, attack_block, batches, logits
 from robust.evaluation.metrics import video_scores
 from robust.evaluation.passes import Counted, Passes, with_passes
 
@@ -180,7 +178,8 @@ def on_robust(
     if before:
         clean = before[-1].column("clean").to_numpy()
     else:
-        clean = np.concatenate([logits(model, x) for x in _batches(model, pixels, batch_size, device)])
+        images = batches(model, pixels, labels, batch_size=batch_size, device=device)
+        clean = np.concatenate([logits(model, x) for _, x, _ in images])
     worst = clean
     for cell, result in zip(item.after, before, strict=True):
         worst = worse(worst, adversarial_of(cell, result, item.epsilon), labels)
@@ -210,8 +209,7 @@ def all_epsilons(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n,) clean logits, (E, n) logits at each epsilon and (n,) minimal distances in 0-255 units, from one run."""
     parts = []
-    for start, x in zip(range(0, len(pixels), batch_size), _batches(model, pixels, batch_size, device)):
-        y = torch.tensor(labels[start : start + batch_size], device=device)
+    for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         generator = torch.Generator().manual_seed(seed)
         found = minimal_perturbation(model, x, y, Linf, steps=item.steps, restarts=item.restarts, generator=generator)
         balls = [Linf.from_255(epsilon) for epsilon in item.epsilons]
@@ -219,15 +217,6 @@ def all_epsilons(
         parts.append((logits(model, x), np.stack(at_each), 255 * found[1].double().cpu().numpy()))
     clean, adversarial, distance = zip(*parts, strict=True)
     return np.concatenate(clean), np.concatenate(adversarial, axis=1), np.concatenate(distance)
-
-
-def _batches(model: nn.Module, pixels: np.ndarray, batch_size: int, device: str) -> Iterator[Tensor]:
-    """The crops as (N, 3, H, W) images, with the checks that `attack_block` makes."""
-    require_eval_mode(model)
-    for start in range(0, len(pixels), batch_size):
-        x = to_tensor(pixels[start : start + batch_size]).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        yield x
 
 
 def adversarial_of(item: Cell, result: pa.Table, epsilon: float) -> np.ndarray:
