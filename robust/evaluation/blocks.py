@@ -18,6 +18,7 @@ from robust.data.inputs import resize
 from robust.data.shards import decode_image, read_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell, block_hash
+from robust.evaluation.predictions import PREDICTION_SCHEMA
 
 SPLIT = "test"
 """The split that is evaluated."""
@@ -123,7 +124,16 @@ def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) ->
 
 def as_predictions(result: pa.Table, model: str, cell: Cell) -> pa.Table:
     """Rows of the predictions table from a kept result; `model` is the name in the report."""
-    count = len(result)
-    table = result.add_column(0, "model", pa.array([model] * count, pa.string()))
-    table = table.add_column(1, "attack", pa.array([cell.attack] * count, pa.string()))
-    return table.add_column(2, "epsilon", pa.array([cell.epsilon] * count, pa.float64()))
+    return named(result, PREDICTION_SCHEMA, model=model, attack=cell.attack, epsilon=cell.epsilon)
+
+
+def named(result: pa.Table, schema: pa.Schema, **facts) -> pa.Table:
+    """A kept result as rows of a table of the evaluation: `facts` (which model, attack, epsilon) stand in every row.
+
+    Args:
+        schema: the table's; its columns are those of the result and the facts, what else the result has is left out.
+    """
+    for name, value in facts.items():
+        field = schema.field(name)
+        result = result.append_column(field, pa.repeat(pa.scalar(value, field.type), len(result)))
+    return result.select(schema.names).cast(schema)

@@ -21,6 +21,7 @@ from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell, attack_block, batches, logits
 from robust.evaluation.metrics import video_scores
 from robust.evaluation.passes import Counted, Passes, with_passes
+from robust.evaluation.predictions import FULL_SCHEMA, with_extra_fields
 
 ALL_EPSILONS = {"fmn"}
 """Attacks that find the smallest perturbation: one run tells of every epsilon."""
@@ -229,14 +230,11 @@ def adversarial_of(item: Cell, result: pa.Table, epsilon: float) -> np.ndarray:
 
 def as_predictions(result: pa.Table, model: str, item: Cell) -> Iterator[pa.Table]:
     """Rows of the predictions table from a kept result, a table for each epsilon; `model` is the name in the report."""
-    count = len(result)
-    attacked = result.column("attacked") if "attacked" in result.column_names else pa.array([True] * count)
-    distance = result.column("distance") if "distance" in result.column_names else pa.nulls(count, pa.float32())
+    result = with_extra_fields(result)
+    kept = result.drop_columns("adversarial")
     for epsilon in getattr(item, "epsilons", (item.epsilon,)):
-        plain = result.select([*blocks.RESULT_COLUMNS, "clean"]).replace_schema_metadata(None)
-        plain = plain.append_column("adversarial", pa.array(adversarial_of(item, result, epsilon), pa.float32()))
-        rows = blocks.as_predictions(plain, model, dataclasses.replace(item, epsilon=epsilon))
-        yield rows.append_column("attacked", attacked).append_column("distance", distance)
+        rows = kept.append_column("adversarial", pa.array(adversarial_of(item, result, epsilon), pa.float32()))
+        yield blocks.named(rows, FULL_SCHEMA, model=model, attack=item.attack, epsilon=epsilon)
 
 
 def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
