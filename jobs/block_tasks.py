@@ -28,6 +28,7 @@ from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import Block
 from robust.evaluation.codec import Sharing
 from robust.evaluation.corruptions import Corruption
+from robust.evaluation.credibility import Sample
 from robust.evaluation.export import Export
 from robust.evaluation.universal_table import Pattern
 from robust.storage import Storage
@@ -35,10 +36,11 @@ from robust.storage import Storage
 READ_THREADS = 8
 Item = Cell | Corruption | Pattern | Sharing | Smoothing | Export
 """What a measurement is run for: a frozen dataclass, whose fields name the result."""
-Measure = Callable[..., pa.Table]
-"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several; a function of a module, as tasks import it.
+Measure = Callable[..., pa.Table | bytes]
+"""measure(model, crops, pixels, item, config, device) -> a table of a row a crop, or several, or the content of a file;
+a function of a module, as tasks import it.
 Of an item with `after` (sequence.OnRobust) it is also given the results of these items on the block."""
-Read = Callable[[Config, Storage, Block, nn.Module], tuple[pa.Table, Any]]
+Read = Callable[[Config, Storage, Block | Sample, nn.Module], tuple[pa.Table, Any]]
 """read(config, storage, block, model) -> (crops, pixels): what a measurement is given of a block."""
 
 
@@ -52,7 +54,7 @@ class Task:
     """One block on one model, for the items that have no result yet; `results` are the keys to write."""
 
     candidate: Candidate
-    block: Block
+    block: Block | Sample
     measure: Measure
     items: tuple[Item, ...]
     results: tuple[str, ...]
@@ -111,7 +113,8 @@ def run_task(config: Config, storage: Storage, task: Task) -> float:
     for item, key in zip(task.items, task.results, strict=True):
         keys = [result_key(config, task.candidate, task.block, one) for one in getattr(item, "after", ())]
         before = [storage.read_table(earlier) for earlier in keys]
-        storage.write_table(key, task.measure(model, crops, pixels, item, config, device, *before))
+        result = task.measure(model, crops, pixels, item, config, device, *before)
+        (storage.write_bytes if isinstance(result, bytes) else storage.write_table)(key, result)
     return time.monotonic() - began
 
 
