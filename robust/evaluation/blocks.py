@@ -78,7 +78,7 @@ def _block(videos: list[Mapping], max_frames: int | None) -> Block:
     )
 
 
-VERSION = 2
+VERSION = 3
 """Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now."""
 
 

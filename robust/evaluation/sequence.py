@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from robust.attacks.minimal_norm import inside_ball, minimal_perturbation
+from robust.attacks.minimal_norm import logits_at_each, minimal_perturbation
 from robust.attacks.threat import Linf
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell, attack_block, batches, logits
@@ -213,9 +213,8 @@ def all_epsilons(
     for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         generator = torch.Generator().manual_seed(seed)
         found = minimal_perturbation(model, x, y, Linf, steps=item.steps, restarts=item.restarts, generator=generator)
-        balls = [Linf.from_255(epsilon) for epsilon in item.epsilons]
-        at_each = [logits(model, inside_ball(model, x, y, ball, *found)) for ball in balls]
-        parts.append((logits(model, x), np.stack(at_each), 255 * found[1].double().cpu().numpy()))
+        clean, at_each = logits_at_each(model, x, y, [Linf.from_255(epsilon) for epsilon in item.epsilons], *found)
+        parts.append([tensor.cpu().numpy() for tensor in (clean.float(), at_each.float(), 255 * found[1].double())])
     clean, adversarial, distance = zip(*parts, strict=True)
     return np.concatenate(clean), np.concatenate(adversarial, axis=1), np.concatenate(distance)
 
