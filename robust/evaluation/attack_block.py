@@ -17,10 +17,11 @@ from robust.attacks.registry import ATTACKS, L2_ONLY, NEEDS_SURROGATES
 from robust.attacks.threat import Linf
 from robust.data.inputs import to_tensor
 from robust.errors import ConfigError
+from robust.evaluation.item import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(Item):
     """An attack with its budget at one epsilon (0-255 units, Linf).
 
     Args:
@@ -34,6 +35,11 @@ class Cell:
     restarts: int = 1
     samples: int = 1
     surrogates: tuple[str, ...] = ()
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """Those that its result tells of."""
+        return (self.epsilon,)
 
     @property
     def label(self) -> str:

@@ -18,6 +18,7 @@ from robust.data.inputs import resize
 from robust.data.shards import decode_image, read_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell, block_hash
+from robust.evaluation.item import Item
 from robust.evaluation.predictions import PREDICTION_SCHEMA
 
 SPLIT = "test"
@@ -82,9 +83,9 @@ VERSION = 3
 """Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now."""
 
 
-def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: int) -> str:
-    """The name of a block's result under one cell; `model` is the hash of the weights."""
-    return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(cell))
+def result_name(block: Block, item: Item, *, model: str, batch_size: int, seed: int) -> str:
+    """The name of a block's result for one item; `model` is the hash of the weights."""
+    return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(item))
 
 
 def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from robust.evaluation import bootstrap, metrics
 from robust.evaluation.attack_block import Cell
+from robust.evaluation.item import Item
 from robust.evaluation.metrics import Share
 from robust.evaluation.predictions import identities_of_videos
 from robust.evaluation.protocol import share_figure
@@ -36,7 +37,7 @@ EXPORT_SCHEMA = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(Item):
     """An attack whose images are written as files; the field names its results."""
 
     cell: Cell

@@ -91,10 +91,19 @@ def check_predictions(table: pa.Table) -> pa.Table:
         raise UserError("there are no predictions: the test split has no face crops; see the status tables of jobs.extract")
     keys = ["model", "attack", "epsilon", "video_id", "frame_index"]
     table = table.sort_by([(key, "ascending") for key in keys])
+    require_consistent(table)
+    return table
+
+
+def require_consistent(table: pa.Table) -> None:
+    """Every attack on the same crops of the same model, with finite logits; the rows may be in any order.
+
+    Raises:
+        UserError: as `check_predictions`.
+    """
     _require_finite(table)
     _require_same_crops(table)
     _require_same_clean_logits(table)
-    return table
 
 
 def with_extra_fields(table: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -148,7 +149,7 @@ def measure(
     else:
         clean, adversarial = attack_block(counted, pixels, labels, item, surrogates=others, **settings)
         result = blocks.block_result(crops, clean, adversarial)
-    epsilons = len(getattr(item, "epsilons", (item.epsilon,)))
+    epsilons = len(item.epsilons)
     return with_passes(
         result,
         Passes(
@@ -223,7 +224,7 @@ def adversarial_of(item: Cell, result: pa.Table, epsilon: float) -> np.ndarray:
     """(n,) logits of a kept result at one epsilon."""
     column = result.column("adversarial")
     if isinstance(item, Curve):
-        return np.array(column.to_pylist(), np.float32)[:, item.epsilons.index(epsilon)]
+        column = pc.list_element(column, item.epsilons.index(epsilon))
     return column.to_numpy()
 
 
@@ -231,7 +232,7 @@ def as_predictions(result: pa.Table, model: str, item: Cell) -> Iterator[pa.Tabl
     """Rows of the predictions table from a kept result, a table for each epsilon; `model` is the name in the report."""
     result = with_extra_fields(result)
     kept = result.drop_columns("adversarial")
-    for epsilon in getattr(item, "epsilons", (item.epsilon,)):
+    for epsilon in item.epsilons:
         rows = kept.append_column("adversarial", pa.array(adversarial_of(item, result, epsilon), pa.float32()))
         yield blocks.named(rows, FULL_SCHEMA, model=model, attack=item.attack, epsilon=epsilon)
 
@@ -244,7 +245,7 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
         attacks: in the suite's order.
     """
     keys = ["model", "epsilon", "video_id", "frame_index"]
-    rank = pa.array([attacks.index(name) for name in predictions.column("attack").to_pylist()])
+    rank = pc.index_in(predictions.column("attack"), value_set=pa.array(attacks))
     table = predictions.append_column("rank", rank).sort_by([(key, "ascending") for key in (*keys, "rank")])
     grid = (-1, len(attacks))
     labels = table.column("label").to_numpy().reshape(grid).astype(np.float32)

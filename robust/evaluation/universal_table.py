@@ -17,6 +17,7 @@ from robust.attacks.universal import Universal
 from robust.errors import UserError
 from robust.evaluation import blocks, bootstrap
 from robust.evaluation.gallery import webp
+from robust.evaluation.item import Item
 from robust.evaluation.predictions import PREDICTION_SCHEMA, identities_of_videos
 from robust.evaluation.side_by_side import rates, scores_of, worst_case_beside
 
@@ -26,7 +27,7 @@ TENSOR = "patterns"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pattern:
+class Pattern(Item):
     """A universal perturbation of one model.
 
     Args:

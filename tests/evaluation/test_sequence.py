@@ -68,7 +68,7 @@ def crops(model):
 def run(model, crops, items, *, seed=1):
     results = {}
     for item in items:
-        before = [results[one] for one in getattr(item, "after", ())]
+        before = [results[one] for one in item.after]
         results[item] = sequence.measure(model, *crops, item, before, batch_size=16, seed=seed)
     return results
 
@@ -229,4 +229,4 @@ def test_a_result_is_named_after_all_attacks_before_it():
     plain = plan_items(CELLS, None)
     assert not any(isinstance(item, OnRobust) for item in plain) and len(plain) == 10
     order = plan_items(CELLS, THRESHOLDS)
-    assert all(order.index(one) < order.index(item) for item in order for one in getattr(item, "after", ()))
+    assert all(order.index(one) < order.index(item) for item in order for one in item.after)
