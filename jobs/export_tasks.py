@@ -23,7 +23,7 @@ from robust.data.shards import decode_image, encode_image
 from robust.evaluation import blocks, export
 from robust.evaluation.attack_block import Cell, batches, logits, perturb
 from robust.evaluation.blocks import SPLIT, Block
-from robust.evaluation.export import EXPORT_SCHEMA, Export
+from robust.evaluation.export import EXPORT_SCHEMA, MANIFEST, Export
 from robust.storage import Storage
 
 FOLDER = "adversarial"
@@ -54,11 +54,11 @@ def export_examples(
     by_video = [("video_id", "ascending")]
     results = {name: pa.concat_tables(tables).sort_by(by_video) for name, tables in parts.items()}
     sha256 = {candidate.name: candidate.sha256 for candidate in candidates}
-    manifest = export.build_manifest(results, sha256, item, run=config.run.name, seed=config.run.seed)
-    _write(config, storage, {**_pictures(results, sha256), "manifest.json": manifest})
+    files = export.build_files(results, sha256, item, run=config.run.name, seed=config.run.seed)
+    _write(config, storage, files)
     return {
-        "manifest": f"evaluate/{FOLDER}/manifest.json",
-        "sha256": hashlib.sha256(manifest).hexdigest(),
+        "manifest": f"evaluate/{FOLDER}/{MANIFEST}",
+        "sha256": hashlib.sha256(files[MANIFEST]).hexdigest(),
         "attack": item.cell.label,
         "epsilon": settings.epsilon,
         "crops": len(videos),
@@ -92,11 +92,6 @@ def export_crops(
     for field, values in zip(list(EXPORT_SCHEMA)[-5:], columns, strict=True):
         crops = crops.append_column(field, pa.array(values, field.type))
     return crops.select(EXPORT_SCHEMA.names).cast(EXPORT_SCHEMA)
-
-
-def _pictures(results: Mapping[str, pa.Table], sha256: Mapping[str, str]) -> dict[str, bytes]:
-    return {name: row[f"{which}_png"] for model, rows in results.items() for row in rows.to_pylist()
-            for which, name in export.file_names(sha256[model], row).items()}
 
 
 def _write(config: Config, storage: Storage, files: Mapping[str, bytes]) -> None:
