@@ -67,8 +67,9 @@ def main(argv: list[str] | None = None) -> list[Row]:
     for seed in range(arguments.detectors):
         model = train_small_detector(seed=seed, steps=arguments.training_steps)
         rows += measure(model, x, y, detector=seed, seeds=arguments.seeds, steps=arguments.steps)
+    columns = "".join(f"{f'first step {one:g} epsilon':>24}" for one in FIRST_STEPS)
     print(f"APGD-{arguments.steps}, one start: images left right, of those right without an attack, by seed\n"
-          f"{'detector':>8} {'images':>7} {'epsilon':>8}" + "".join(f"{f'first step {one:g} epsilon':>24}" for one in FIRST_STEPS))
+          f"{'detector':>8} {'images':>7} {'epsilon':>8}{columns}")
     for row in rows[::len(FIRST_STEPS)]:
         same = [other for other in rows if (other.detector, other.epsilon) == (row.detector, row.epsilon)]
         print(f"{row.detector:>8} {row.images:>7} {row.epsilon:>8g}"

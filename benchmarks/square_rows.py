@@ -32,7 +32,8 @@ def square_rows(
     """A row for each attack and epsilon, measured unless it is kept already.
 
     An image that is wrong without an attack, or that this attack has flipped at a smaller epsilon, counts as flipped and
-    is not attacked again, as in the other rows of the table.
+    is not attacked again, as in the other rows of the table. Mean margin and largest change are over the images that were
+    left when the command began.
 
     Args:
         folder: where the rows are kept, a JSON file for each attack.

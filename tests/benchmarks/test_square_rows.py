@@ -10,8 +10,8 @@ from benchmarks.square_rows import square_rows
 
 
 def told(rows):
-    """Without the time."""
-    return [dataclasses.replace(row, cpu_ms_per_image=0.0) for row in rows]
+    """Without the time, and what is over the images that were attacked in one go."""
+    return [dataclasses.replace(row, cpu_ms_per_image=0, mean_margin=0, largest_change=0) for row in rows]
 
 
 def test_rows_are_kept_after_each_epsilon_and_gone_on_from(local_storage):
