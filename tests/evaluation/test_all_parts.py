@@ -114,7 +114,7 @@ def test_scalars_whose_value_is_known_by_hand(summary, model, known):
 def test_the_page_shows_the_values_of_every_part(summary, page):
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
     for name, figure in summary["headline"]["models"].items():
-        assert f"{name.capitalize()}: {100 * figure['value']:.1f} %" in text
+        assert f"{name}: {100 * figure['value']:.1f} %".lower() in text.lower()
     # Export: 6 of 8 and 1 of 8 fakes, 5 of 8 and 2 of 8 reals. The prior: 4 of 16. The reference's scripts: 88, 91 of 96.
     for shown in ("75.0", "12.5", "62.5", "25.0", "4 of 16", "88 of 96", "91 of 96"):
         assert shown in text, shown
