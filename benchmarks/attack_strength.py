@@ -1,21 +1,24 @@
 """Our attacks against torchattacks, foolbox and ART on three small detectors of real faces, at equal budget.
 
-    python -m benchmarks.attack_strength --profile demo [section.key=value ...]
+    python -m benchmarks.attack_strength --profile demo [--square] [section.key=value ...]
 
 Trains an EfficientNet-Lite0 at 48 pixels on the face crops of a run (jobs.extract is enough): plainly, then from there on
 PGD and with the Lipschitz term; attacks IMAGES test crops of each. The bar for each model and epsilon: the robust
-accuracy that our strongest attack leaves is at most one image above that of the libraries' strongest. What is done is
+accuracy that our strongest attack leaves is at most one image above that of the libraries' strongest. --square adds
+Square, ours and torchattacks', of QUERIES queries each (benchmarks/square_rows.py), which takes hours. What is done is
 kept below the run's `benchmarks/attack_strength/`, and the same command again goes on from there. The libraries are
 installed by `make reference`.
 """
 
 import dataclasses
+import functools
 import sys
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.attack_reference import LIBRARIES, STRONG, Row, compare, print_header, print_row
+from benchmarks.square_rows import square_rows
 from jobs.cli import run_job
 from robust.config import AttackConfig, Config, LipschitzConfig, RecipeConfig
 from robust.data.crops import CropSet
@@ -30,7 +33,7 @@ from robust.training.session import COLUMNS, initial_detector, limit_threads, lo
 IMAGES = 256
 MODEL = {"name": "tf_efficientnet_lite0", "input_size": 48, "weights": "package"}
 STEPS = 20
-QUERIES = 300  # of the Square attacks
+QUERIES = 5000  # of the Square attacks, as in the suite `standard`
 EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 NO_ATTACK = AttackConfig(epsilon=0)
 RECIPES = {
@@ -47,11 +50,10 @@ SETTINGS = {"lipschitz": {"batch_norm": "frozen"}}
 ATTACKS = {
     "ours": tuple(name for name in (*LIBRARIES, *STRONG) if name.startswith("ours") and "Square" not in name),
     "libraries": tuple(name for name in (*LIBRARIES, *STRONG) if not name.startswith("ours") and "Square" not in name),
-    "square": tuple(name for name in STRONG if "Square" in name),
 }
 
 
-def main(config: Config, storage: Storage) -> dict:
+def main(config: Config, storage: Storage, *, square: bool = False) -> dict:
     """Prints each row as it is measured, and the bar's outcome; writes all below the run's `benchmarks/`."""
     limit_threads(1)
     light = {"model": config.model.model_copy(update=MODEL), "augment": config.augment.model_copy(update={"level": "weak"})}
@@ -66,10 +68,16 @@ def main(config: Config, storage: Storage) -> dict:
     for group in ATTACKS:
         for name, (model, sha256) in models.items():
             rows[name] += _rows(storage, f"{folder}/{name}/{group}.json", group, model, sha256, x, y)
+    if square:
+        print_header(f"Square, {len(x)} faces, {QUERIES} queries")
+        for name, (model, sha256) in models.items():
+            place = f"{folder}/{name}/square"
+            rows[name] += square_rows(
+                storage, place, model, sha256, x, y, queries=QUERIES, epsilons=EPSILONS, on_row=print_row)
     report = {name: {**_clean(model, x, y), "cells": _cells(rows[name], len(x)),
                      "rows": [dataclasses.asdict(row) for row in rows[name]]} for name, (model, _) in models.items()}
     missed = [f"{name} at {cell['epsilon']:g}" for name in report for cell in report[name]["cells"] if not cell["met"]]
-    budget = {"steps": STEPS, "queries": QUERIES, "epsilons": EPSILONS, "images": len(x)}
+    budget = {"steps": STEPS, "queries": QUERIES if square else None, "epsilons": EPSILONS, "images": len(x)}
     storage.write_json(f"{folder}.json", {**budget, "models": report, "missed": missed})
     for name, facts in report.items():
         print(f"\n{name}: {len(x)} faces, clean accuracy {facts['accuracy']:.3f}, AUC {facts['auc']:.3f}")
@@ -108,16 +116,14 @@ def _train(config: Config, storage: Storage, folder: str) -> dict[str, tuple[nn.
 
 def _rows(storage: Storage, key: str, group: str, model: nn.Module, sha256: str, x: Tensor, y: Tensor) -> list[Row]:
     """One group of attacks on one model, measured unless it is there already."""
-    budget = {"queries": QUERIES} if group == "square" else {"steps": STEPS}
-    facts = {"weights": sha256, "images": len(x), "attacks": list(ATTACKS[group]), "epsilons": list(EPSILONS), **budget}
+    facts = {"weights": sha256, "images": len(x), "attacks": list(ATTACKS[group]), "epsilons": list(EPSILONS), "steps": STEPS}
     known = storage.read_json(key) if storage.exists(key) else {}
     if {fact: known.get(fact) for fact in facts} == facts:
         return [Row(**row) for row in known["rows"]]
     clean = _clean(model, x, y)
     print_header(f"{key.split('/')[-2]}: {len(x)} faces, clean accuracy {clean['accuracy']:.3f}, AUC {clean['auc']:.3f}, "
-                 f"{STEPS} steps, {QUERIES} queries")
-    rows = compare(
-        model, x, y, steps=STEPS, queries=QUERIES, epsilons=EPSILONS, attacks=ATTACKS[group], nested=True, on_row=print_row)
+                 f"{STEPS} steps")
+    rows = compare(model, x, y, steps=STEPS, epsilons=EPSILONS, attacks=ATTACKS[group], nested=True, on_row=print_row)
     storage.write_json(key, {**facts, "rows": [dataclasses.asdict(row) for row in rows]})
     return rows
 
@@ -150,4 +156,6 @@ def _clean(model: nn.Module, x: Tensor, y: Tensor) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("benchmark", main, needs_ray=False, in_run_folder=False))
+    argv = [one for one in sys.argv[1:] if one != "--square"]
+    main = functools.partial(main, square="--square" in sys.argv)
+    sys.exit(run_job("benchmark", main, needs_ray=False, in_run_folder=False, argv=argv))

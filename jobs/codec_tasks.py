@@ -45,20 +45,30 @@ def measure_codecs(
     Raises:
         UserError: the test split has no fakes with a face, or a video is not there any more.
     """
-    settings = config.evaluate.codec
-    if not settings.enabled:
+    if not config.evaluate.codec.enabled:
         return None
     items = trials(config, attacks)
+    rows = shared_rows(config, storage, candidates, status, items, run=run)
+    storage.write_table(RunFolder(storage, config).key("evaluate", "codec.parquet"), rows)
+    return codec_figures(rows, [candidate.name for candidate in candidates], items,
+                         resamples=config.evaluate.bootstrap, seed=config.run.seed)
+
+
+def shared_rows(
+    config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, items: Sequence[Sharing], *,
+    run: Callable,
+) -> pa.Table:
+    """CODEC_SCHEMA: the logits of every shared crop, those that are missing computed first; `run` as of measure_codecs."""
+    settings = config.evaluate.codec
     plan = blocks.plan_blocks(some_fakes(status, settings.videos, seed=config.run.seed), split=SPLIT,
                               block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
     if not plan:
         raise UserError(f"the {SPLIT} split has no fakes with a face to share; set evaluate.codec.enabled=false")
     results = measured(config, storage, candidates, plan, share_crops, items, read=read_boxes, run=run, unit="shared crops")
-    rows = pa.concat_tables(_named(result, candidate.name, item) for candidate, item, result in results)
-    rows = rows.sort_by([(name, "ascending") for name in CODEC_SCHEMA.names[:7]])
-    storage.write_table(RunFolder(storage, config).key("evaluate", "codec.parquet"), rows)
-    return codec_figures(rows, [candidate.name for candidate in candidates], items,
-                         resamples=config.evaluate.bootstrap, seed=config.run.seed)
+    rows = pa.concat_tables(
+        blocks.named(result, CODEC_SCHEMA, model=candidate.name, attack=item.cell.attack, epsilon=item.cell.epsilon)
+        for candidate, item, result in results)
+    return rows.sort_by([(name, "ascending") for name in CODEC_SCHEMA.names[:7]])
 
 
 def shared_attacks(config: Config, headline: Cell, cells: Sequence[Cell]) -> list[Cell]:
@@ -154,10 +164,3 @@ def _footage(config: Config, rows: Sequence[dict]) -> Footage:
                         "or set evaluate.codec.enabled=false")
     boxes = np.array([row["box"] for row in rows], np.float32)
     return Footage(video, decoded.frames[[place[index] for index in indices]], indices, boxes)
-
-
-def _named(result: pa.Table, model: str, item: Sharing) -> pa.Table:
-    count = len(result)
-    for name, value in {"model": model, "attack": item.cell.attack, "epsilon": float(item.cell.epsilon)}.items():
-        result = result.append_column(name, pa.array([value] * count))
-    return result.select(CODEC_SCHEMA.names).cast(CODEC_SCHEMA)

@@ -17,14 +17,13 @@ from torch import nn
 from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.config import Config
 from robust.data.inputs import to_tensor
 from robust.data.shards import decode_image, encode_image
 from robust.evaluation import blocks, export
-from robust.evaluation.attack_block import Cell, logits, perturb
+from robust.evaluation.attack_block import Cell, batches, logits, perturb
 from robust.evaluation.blocks import SPLIT, Block
-from robust.evaluation.export import EXPORT_SCHEMA, Export
+from robust.evaluation.export import EXPORT_SCHEMA, MANIFEST, Export
 from robust.storage import Storage
 
 FOLDER = "adversarial"
@@ -55,11 +54,11 @@ def export_examples(
     by_video = [("video_id", "ascending")]
     results = {name: pa.concat_tables(tables).sort_by(by_video) for name, tables in parts.items()}
     sha256 = {candidate.name: candidate.sha256 for candidate in candidates}
-    manifest = export.build_manifest(results, sha256, item, run=config.run.name, seed=config.run.seed)
-    _write(config, storage, {**_pictures(results, sha256), "manifest.json": manifest})
+    files = export.build_files(results, sha256, item, run=config.run.name, seed=config.run.seed)
+    _write(config, storage, files)
     return {
-        "manifest": f"evaluate/{FOLDER}/manifest.json",
-        "sha256": hashlib.sha256(manifest).hexdigest(),
+        "manifest": f"evaluate/{FOLDER}/{MANIFEST}",
+        "sha256": hashlib.sha256(files[MANIFEST]).hexdigest(),
         "attack": item.cell.label,
         "epsilon": settings.epsilon,
         "crops": len(videos),
@@ -77,18 +76,13 @@ def export_crops(
     model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Export, config: Config, device: str
 ) -> pa.Table:
     """The measurement: a block's crops as PNGs before and after the attack, with the logits of what is in them."""
-    require_eval_mode(model)
-
     def scores(pngs: Sequence[bytes]) -> np.ndarray:
         images = np.stack([decode_image(png) for png in pngs])
         return logits(model, to_tensor(images).to(device, memory_format=torch.channels_last))
 
-    parts = []
-    for start in range(0, len(pixels), config.evaluate.batch_size):
-        clean = pixels[start:start + config.evaluate.batch_size]
-        x = to_tensor(clean).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        y = torch.tensor(crops.column("label").to_numpy()[start:start + len(x)], device=device)
+    parts, labels = [], crops.column("label").to_numpy()
+    for chosen, x, y in batches(model, pixels, labels, batch_size=config.evaluate.batch_size, device=device):
+        clean = pixels[chosen]
         moved = perturb(model, x, y, item.cell, seed=config.run.seed).permute(0, 2, 3, 1).float().cpu().numpy()
         moved = export.round_inside(moved, clean, item.cell.epsilon)
         pngs = [[encode_image(image) for image in images] for images in (clean, moved)]
@@ -98,11 +92,6 @@ def export_crops(
     for field, values in zip(list(EXPORT_SCHEMA)[-5:], columns, strict=True):
         crops = crops.append_column(field, pa.array(values, field.type))
     return crops.select(EXPORT_SCHEMA.names).cast(EXPORT_SCHEMA)
-
-
-def _pictures(results: Mapping[str, pa.Table], sha256: Mapping[str, str]) -> dict[str, bytes]:
-    return {name: row[f"{which}_png"] for model, rows in results.items() for row in rows.to_pylist()
-            for which, name in export.file_names(sha256[model], row).items()}
 
 
 def _write(config: Config, storage: Storage, files: Mapping[str, bytes]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pyarrow as pa
 import ray
 
 from jobs.candidates import Candidate, load_model
 from jobs.task_pool import device_of, remote, require_resources
 from robust.config import Config
-from robust.evaluation import blocks, credibility
+from robust.evaluation import credibility
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.credibility import Sample
 from robust.storage import Storage
@@ -52,10 +51,8 @@ def gates_task(config: Config, storage: Storage, candidate: Candidate, sample: S
     began = time.monotonic()
     device = device_of(config)
     model = load_model(candidate.storage, candidate.key, candidate.sha256, device)
-    parts = [blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=sample.frames)
-             for block in sample.blocks]
-    crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    chosen = credibility.choose_crops(crops, sample.images)
-    labels = crops.column("label").to_numpy()[chosen]
-    gates = credibility.gates_on_crops(model, pixels[chosen], labels, cell, seed=config.run.seed, card=candidate.card, device=device)
-    storage.write_json(key, {"gates": gates, "images": len(chosen), "seconds": round(time.monotonic() - began, 1)})
+    crops, pixels = credibility.read_sample(storage, config.run.name, sample, size=model.input_size)
+    labels = crops.column("label").to_numpy()
+    gates = credibility.gates_on_crops(model, pixels, labels, cell, seed=config.run.seed, card=candidate.card,
+                                       device=device)
+    storage.write_json(key, {"gates": gates, "images": len(crops), "seconds": round(time.monotonic() - began, 1)})

@@ -6,18 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import nn
 
 from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.config import Config
-from robust.data.inputs import to_tensor
 from robust.defenses.smoothing import Smoothing, certify, count_votes
 from robust.evaluation import blocks
-from robust.evaluation.attack_block import logits
+from robust.evaluation.attack_block import batches, logits
 from robust.evaluation.blocks import SPLIT, Block
 from robust.evaluation.certificate_table import (
     CERTIFICATE_SCHEMA,
@@ -54,11 +51,8 @@ def read_few(config: Config, storage: Storage, block: Block, model: nn.Module) -
 
 def certify_crops(model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Smoothing, config: Config, device: str) -> pa.Table:
     """The measurement: a block's crops with their votes, verdicts and radii at one sigma."""
-    require_eval_mode(model)
-    parts = []
-    for start in range(0, len(pixels), config.evaluate.batch_size):
-        x = to_tensor(pixels[start:start + config.evaluate.batch_size]).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        parts.append((logits(model, x), *count_votes(model, x, item, seed=config.run.seed)))
+    labels, batch_size = crops.column("label").to_numpy(), config.evaluate.batch_size
+    images = batches(model, pixels, labels, batch_size=batch_size, device=device)
+    parts = [(logits(model, x), *count_votes(model, x, item, seed=config.run.seed)) for _, x, _ in images]
     clean, chosen, votes = (np.concatenate(values) for values in zip(*parts, strict=True))
     return certificate_rows(crops, clean, chosen, votes, certify(chosen, votes, item))

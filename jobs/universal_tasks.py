@@ -8,22 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import ray
-import torch
 from torch import nn
 
-from jobs.block_tasks import collect, missing_tasks, read_inputs
-from jobs.candidates import Candidate, load_model
+from jobs.block_tasks import Task, collect, missing_tasks, read_inputs
+from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
-from jobs.task_pool import device_of, remote, require_resources
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.attacks.threat import Linf
 from robust.attacks.universal import Universal, fit_universal
 from robust.config import Config
-from robust.data.inputs import to_tensor
 from robust.errors import UserError
 from robust.evaluation import blocks, credibility
-from robust.evaluation.attack_block import block_hash, logits
+from robust.evaluation.attack_block import batches, block_hash, logits
 from robust.evaluation.blocks import SPLIT
 from robust.evaluation.credibility import Sample
 from robust.evaluation.predictions import check_predictions
@@ -45,15 +40,6 @@ MADE_ON = "val"
 """The split that patterns are made on; none of its people are in the test split."""
 VERSION = 1
 """Raised when patterns are made otherwise, so that no old one is taken for a new one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """A pattern that is still to be made."""
-
-    candidate: Candidate
-    pattern: Pattern
-    sample: Sample
 
 
 def measure_universal(
@@ -79,7 +65,7 @@ def measure_universal(
     """
     if sample is None:
         return None, []
-    patterns = make_patterns(config, storage, candidates, sample)
+    patterns = make_patterns(config, storage, candidates, sample, run=run)
     rows = apply_patterns(config, storage, patterns, status, run=run)
     storage.write_table(RunFolder(storage, config).key("evaluate", "universal.parquet"), rows)
     files = {pattern.key: storage.read_bytes(pattern.key) for of_model in patterns.values() for pattern in of_model}
@@ -92,9 +78,9 @@ def measure_universal(
 
 
 def make_patterns(
-    config: Config, storage: Storage, candidates: Sequence[Candidate], sample: Sample
+    config: Config, storage: Storage, candidates: Sequence[Candidate], sample: Sample, *, run: Callable
 ) -> dict[Candidate, tuple[Pattern, ...]]:
-    """Each model's patterns by rising epsilon; those that are not kept are made."""
+    """Each model's patterns by rising epsilon; those that are not kept are made, a task a model."""
     wanted = (
         config.evaluate.epsilons if config.evaluate.universal.epsilons is None else config.evaluate.universal.epsilons
     )
@@ -103,14 +89,14 @@ def make_patterns(
         candidate: tuple(Pattern(size, pattern_key(config, candidate.sha256, sample, size)) for size in epsilons)
         for candidate in candidates
     }
-    kept = set(storage.list(_prefix(config)))
-    fits = {
-        pattern.key: Fit(candidate, pattern, sample)  # equal weights: once
-        for candidate, of_model in patterns.items()
-        for pattern in of_model
-        if pattern.key not in kept
-    }
-    run_fits(config, storage, list(fits.values()))
+    known, tasks = set(storage.list(_prefix(config))), []
+    for candidate, of_model in patterns.items():
+        missing = tuple(pattern for pattern in of_model if pattern.key not in known)
+        known.update(pattern.key for pattern in missing)  # equal weights: once
+        if missing:
+            keys = tuple(pattern.key for pattern in missing)
+            tasks.append(Task(candidate, sample, fit_pattern, missing, keys, read_validation))
+    run(config, storage, tasks, unit="crops for universal perturbations")
     return patterns
 
 
@@ -198,36 +184,20 @@ def pattern_key(config: Config, sha256: str, sample: Sample, epsilon: float) -> 
     return f"{_prefix(config)}/{name}.safetensors"
 
 
-def run_fits(config: Config, storage: Storage, fits: Sequence[Fit]) -> None:
-    """Runs `fit_pattern` for each, a task each, over the cluster."""
-    if fits:
-        require_resources(config)
-        ray.get([remote(config, fit_pattern).remote(config, storage, fit) for fit in fits])
+def read_validation(config: Config, storage: Storage, sample: Sample, model: nn.Module) -> tuple[pa.Table, np.ndarray]:
+    """The crops that patterns are made on, at the model's input size."""
+    return credibility.read_sample(storage, config.run.name, sample, size=model.input_size)
 
 
-def fit_pattern(config: Config, storage: Storage, fit: Fit) -> None:
-    """Makes one model's pattern at one epsilon and keeps it."""
-    device = device_of(config)
-    model = load_model(fit.candidate.storage, fit.candidate.key, fit.candidate.sha256, device)
-    require_eval_mode(model)
-    parts = [
-        blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=fit.sample.frames)
-        for block in fit.sample.blocks
-    ]
-    crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    chosen = credibility.choose_crops(crops, fit.sample.images)
-    x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)
-    require_plausible_inputs(x, where="the validation crops that a universal perturbation is made on")
-    y = torch.tensor(crops.column("label").to_numpy()[chosen], device=device)
-    made = fit_universal(
-        model,
-        x,
-        y,
-        Linf.from_255(fit.pattern.epsilon),
-        steps=config.evaluate.universal.steps,
-        batch_size=config.evaluate.batch_size,
-    )
-    storage.write_bytes(fit.pattern.key, to_bytes(made))
+def fit_pattern(
+    model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Pattern, config: Config, device: str
+) -> bytes:
+    """The measurement: one model's pattern at one epsilon, as a file."""
+    labels = crops.column("label").to_numpy()
+    of = "the validation crops that a universal perturbation is made on"
+    ((_, x, y),) = batches(model, pixels, labels, batch_size=len(pixels), device=device, of=of)
+    settings = {"steps": config.evaluate.universal.steps, "batch_size": config.evaluate.batch_size}
+    return to_bytes(fit_universal(model, x, y, Linf.from_255(item.epsilon), **settings))
 
 
 def apply_pattern(
@@ -241,18 +211,13 @@ def apply_pattern(
     storage: Storage,
 ) -> pa.Table:
     """The measurement: the logits of a block's crops as they are, with the pattern, and with its values shuffled."""
-    require_eval_mode(model)
     made = from_bytes(
         storage.read_bytes(item.key), epsilon=item.epsilon, size=model.input_size, name=storage.uri(item.key)
     )
     made = Universal(made.patterns.to(device), made.threat)
     control, scores = shuffled(made, seed=config.run.seed), {"clean": [], UNIVERSAL: [], SHUFFLED: []}
-    labels = crops.column("label").to_numpy()
-    for start in range(0, len(pixels), config.evaluate.batch_size):
-        chosen = slice(start, start + config.evaluate.batch_size)
-        x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        y = torch.tensor(labels[chosen], device=device)
+    labels, batch_size = crops.column("label").to_numpy(), config.evaluate.batch_size
+    for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         for name, images in (("clean", x), (UNIVERSAL, made.apply(x, y)), (SHUFFLED, control.apply(x, y))):
             scores[name].append(logits(model, images))
     for name, parts in scores.items():

@@ -12,13 +12,11 @@ from torch import nn
 from jobs.block_tasks import measured, read_inputs
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
 from robust.attacks.threat import Linf
 from robust.attacks.whole_video import whole_video
 from robust.config import Config
-from robust.data.inputs import to_tensor
 from robust.evaluation import blocks
-from robust.evaluation.attack_block import Cell, logits
+from robust.evaluation.attack_block import Cell, batches, logits
 from robust.evaluation.blocks import SPLIT
 from robust.evaluation.predictions import check_predictions
 from robust.evaluation.whole_video_table import JOINT, whole_video_figures
@@ -77,13 +75,10 @@ def attack_videos(
     model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Cell, config: Config, device: str
 ) -> pa.Table:
     """The logits of a block's crops before and after the attack on their videos."""
-    require_eval_mode(model)
     size = config.evaluate.batch_size
-    x = to_tensor(pixels).to(device, memory_format=torch.channels_last)
-    for start in range(0, len(x), size):
-        require_plausible_inputs(x[start : start + size], where=f"crops {start} to {start + size} of the block")
+    parts = batches(model, pixels, crops.column("label").to_numpy(), batch_size=size, device=device)
+    x, y = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
     _, videos = np.unique(crops.column("video_id").to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
-    y = torch.tensor(crops.column("label").to_numpy(), device=device)
     x_adv = whole_video(
         model,
         x,

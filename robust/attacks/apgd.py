@@ -15,7 +15,7 @@ from robust.attacks.noise import ImageNoise
 from robust.attacks.threat import L2, Linf, Threat, round_towards, wide
 
 NEW_SHARE = 0.75  # of the new step in a move; the rest is the last move again (alpha in the paper)
-FIRST_STEP = {Linf: 1.0, L2: 2.0}  # in epsilons; 2 in the paper, which throws every Linf start into a corner (docs/attacks.md)
+FIRST_STEP = {Linf: 1.0, L2: 2.0}  # in epsilons; 2 in the paper: benchmarks/apgd_first_step.py has both for Linf
 RISING_SHARE = 0.75  # of the moves between two checkpoints that must raise the loss (rho in the paper)
 
 
@@ -30,6 +30,7 @@ def apgd(
     restarts: int = 1,
     loss: AttackLoss = margin_loss,
     early_stop: bool = False,
+    first_step: float | None = None,
 ) -> Tensor:
     """Gradient ascent with steps of epsilon (L2: twice that) that halve, for each image alone, where they stall.
 
@@ -45,6 +46,7 @@ def apgd(
         loss: maps (N,) logits and (N,) labels to (N,) losses to maximise; must grow with being wrong.
         early_stop: leave an image at the first point that is called the wrong class and run the model on the others
             only. For robust accuracy, which needs no more; the point is then not the strongest.
+        first_step: length of the first steps, in epsilons; None: that of FIRST_STEP.
     Returns:
         (N, 3, H, W) images inside the ball and [0, 1], dtype of x: each image's point of largest loss, x included.
     Raises:
@@ -52,8 +54,10 @@ def apgd(
     Source: Croce & Hein 2020, whose first steps are of 2 epsilon in Linf too. The momentum starts anew after a return to
         the best point; theirs goes on.
     """
-    if steps < 1 or restarts < 1:
-        raise ValueError(f"apgd needs at least one step and one restart, not steps={steps}, restarts={restarts}")
+    first_step = FIRST_STEP[type(threat)] if first_step is None else first_step
+    if steps < 1 or restarts < 1 or not first_step > 0:
+        raise ValueError(f"apgd needs at least one step, one restart and a first step, not steps={steps}, "
+                         f"restarts={restarts}, first_step={first_step}")
     check_inputs(x, y)
     if threat.epsilon == 0 or len(x) == 0:
         return x.detach().clone()
@@ -68,7 +72,7 @@ def apgd(
                 mine = replace(noise, keys=noise.keys[rows], shape=x[rows].shape)
                 start = threat.random_start(x[rows], mine, stream=restart)
                 target = _Target(model, loss, early_stop)
-                points, losses = _climb(target, x[rows], y[rows], start, threat, steps)
+                points, losses = _climb(target, x[rows], y[rows], start, threat, steps, first_step * threat.epsilon)
                 if early_stop:
                     points, losses = _among_all(best, rows, points, losses)
                 best.update(points, losses)
@@ -135,10 +139,14 @@ class _Path:
 
 
 def _climb(
-    target: _Target, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, steps: int
+    target: _Target, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat, steps: int, first_step: float
 ) -> tuple[Tensor, Tensor]:
-    """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses."""
-    path, last_check, checks = _Path.begin(x, y, x_adv, FIRST_STEP[type(threat)] * threat.epsilon), 0, checkpoints(steps)
+    """One path of `steps` moves from x_adv: (N, 3, H, W) its points of largest loss and (N,) these losses.
+
+    Args:
+        first_step: its length, in [0, 1] pixel units.
+    """
+    path, last_check, checks = _Path.begin(x, y, x_adv, first_step), 0, checkpoints(steps)
     points, losses = x.clone(), torch.empty(len(x), device=x.device, dtype=torch.float64)
     left = torch.arange(len(x), device=x.device)  # images still on their way
     for step in range(steps):

@@ -109,6 +109,37 @@ def inside_ball(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, x_adv: T
     return best.images
 
 
+def logits_at_each(
+    model: nn.Module, x: Tensor, y: Tensor, threats: Sequence[Threat], x_adv: Tensor, distance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the model says of x, and of `inside_ball` for each of several balls, from as few passes as that takes.
+
+    A flipped image is the same in every ball that it lies in. Passes of the model: one of x, one of the images that are
+    right without an attack, and for each ball one of those that were flipped outside of it.
+
+    Args:
+        threats: E balls of one norm.
+        x_adv, distance: (N, 3, H, W) and (N,), as `minimal_perturbation` returns them.
+    Returns:
+        (N,) and (E, N) logits.
+    """
+    with attack_mode(model), torch.no_grad():
+        clean = model(x)
+        flipped, at_each = clean.clone(), clean.repeat(len(threats), 1)
+        right = distance > 0
+        if right.any():
+            flipped[right] = model(x_adv[right])  # beside the images that it was found beside: no other rounding
+        for threat, logits in zip(threats, at_each, strict=True):
+            if threat.epsilon == 0:
+                continue
+            logits[:] = torch.where(distance <= threat.epsilon, flipped, clean)
+            outside = (distance > threat.epsilon) & distance.isfinite()
+            if outside.any():
+                logits[outside] = model(threat.project(x_adv[outside], x[outside]))
+            logits[:] = torch.where(margin_loss(logits, y) > margin_loss(clean, y), logits, clean)
+    return clean, at_each
+
+
 def robust_accuracy_curve(distance: Tensor, epsilons: Sequence[float]) -> Tensor:
     """(E,) shares of the images that no perturbation of length epsilon flips.
 

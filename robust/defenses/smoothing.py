@@ -18,13 +18,14 @@ from scipy.stats import beta, norm
 from torch import Tensor, nn
 
 from robust.attacks.noise import ImageNoise
+from robust.evaluation.item import Item
 
 ABSTAINS = -1
 """Stands for a class where the votes do not tell which one wins."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Item):
     """How an image is certified.
 
     Args:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from robust.attacks.registry import ATTACKS, L2_ONLY, NEEDS_SURROGATES
 from robust.attacks.threat import Linf
 from robust.data.inputs import to_tensor
 from robust.errors import ConfigError
+from robust.evaluation.item import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(Item):
     """An attack with its budget at one epsilon (0-255 units, Linf).
 
     Args:
@@ -34,6 +35,11 @@ class Cell:
     restarts: int = 1
     samples: int = 1
     surrogates: tuple[str, ...] = ()
+
+    @property
+    def epsilons(self) -> tuple[float, ...]:
+        """Those that its result tells of."""
+        return (self.epsilon,)
 
     @property
     def label(self) -> str:
@@ -101,17 +107,35 @@ def attack_block(
     Raises:
         UserError: the model is not in eval mode, or the crops do not look like images.
     """
-    require_eval_mode(model)
     clean, adversarial = [], []
-    for start in range(0, len(pixels), batch_size):
-        chosen = slice(start, start + batch_size)
-        x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)  # twice as fast on CPUs
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        y = torch.tensor(labels[chosen], device=device)
+    for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         x_adv = perturb(model, x, y, cell, seed=seed, surrogates=surrogates)
         clean.append(logits(model, x))
         adversarial.append(logits(model, x_adv))
     return np.concatenate(clean), np.concatenate(adversarial)
+
+
+def batches(
+    model: nn.Module, pixels: np.ndarray, labels: np.ndarray, *, batch_size: int, device: str = "cpu",
+    of: str = "the block",
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Crops as every measurement gives them to a model, batch by batch: which of them, their images and their labels.
+
+    Args:
+        model: as of `attack_block`.
+        pixels, labels: (n, H, W, 3) uint8 and (n,).
+        of: what the crops are, for messages.
+    Yields:
+        the slice of the crops, (N, 3, H, W) images in [0, 1] and (N,) labels, both on `device`.
+    Raises:
+        UserError: the model is not in eval mode, or the crops do not look like images.
+    """
+    require_eval_mode(model)
+    for start in range(0, len(pixels), batch_size):
+        chosen = slice(start, start + batch_size)
+        x = to_tensor(pixels[chosen]).to(device, memory_format=torch.channels_last)  # twice as fast on CPUs
+        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of {of}")
+        yield chosen, x, torch.tensor(labels[chosen], device=device)
 
 
 def perturb(

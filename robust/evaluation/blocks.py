@@ -18,6 +18,8 @@ from robust.data.inputs import resize
 from robust.data.shards import decode_image, read_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell, block_hash
+from robust.evaluation.item import Item
+from robust.evaluation.predictions import PREDICTION_SCHEMA
 
 SPLIT = "test"
 """The split that is evaluated."""
@@ -77,13 +79,13 @@ def _block(videos: list[Mapping], max_frames: int | None) -> Block:
     )
 
 
-VERSION = 2
+VERSION = 3
 """Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now."""
 
 
-def result_name(block: Block, cell: Cell, *, model: str, batch_size: int, seed: int) -> str:
-    """The name of a block's result under one cell; `model` is the hash of the weights."""
-    return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(cell))
+def result_name(block: Block, item: Item, *, model: str, batch_size: int, seed: int) -> str:
+    """The name of a block's result for one item; `model` is the hash of the weights."""
+    return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(item))
 
 
 def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
@@ -124,7 +126,16 @@ def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) ->
 
 def as_predictions(result: pa.Table, model: str, cell: Cell) -> pa.Table:
     """Rows of the predictions table from a kept result; `model` is the name in the report."""
-    count = len(result)
-    table = result.add_column(0, "model", pa.array([model] * count, pa.string()))
-    table = table.add_column(1, "attack", pa.array([cell.attack] * count, pa.string()))
-    return table.add_column(2, "epsilon", pa.array([cell.epsilon] * count, pa.float64()))
+    return named(result, PREDICTION_SCHEMA, model=model, attack=cell.attack, epsilon=cell.epsilon)
+
+
+def named(result: pa.Table, schema: pa.Schema, **facts) -> pa.Table:
+    """A kept result as rows of a table of the evaluation: `facts` (which model, attack, epsilon) stand in every row.
+
+    Args:
+        schema: the table's; its columns are those of the result and the facts, what else the result has is left out.
+    """
+    for name, value in facts.items():
+        field = schema.field(name)
+        result = result.append_column(field, pa.repeat(pa.scalar(value, field.type), len(result)))
+    return result.select(schema.names).cast(schema)

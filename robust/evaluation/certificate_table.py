@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robust.defenses.smoothing import ABSTAINS, Certified, Smoothing
-from robust.evaluation import bootstrap
+from robust.evaluation import blocks, bootstrap
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.metrics import Share
 from robust.evaluation.plots import Point, Series, line_chart
@@ -49,9 +49,7 @@ def certificate_rows(crops: pa.Table, clean: np.ndarray, chosen: np.ndarray, vot
 
 def as_certificates(result: pa.Table, model: str, smoothing: Smoothing) -> pa.Table:
     """Rows of the table of certificates from a kept result."""
-    table = result.add_column(0, "model", pa.array([model] * len(result), pa.string()))
-    table = table.add_column(1, "sigma", pa.array([smoothing.sigma] * len(result), pa.float64()))
-    return table.select(CERTIFICATE_SCHEMA.names).cast(CERTIFICATE_SCHEMA)
+    return blocks.named(result, CERTIFICATE_SCHEMA, model=model, sigma=smoothing.sigma)
 
 
 def certificate_figures(rows: pa.Table, models: Sequence[str], items: Sequence[Smoothing], *, resamples: int, seed: int) -> dict:

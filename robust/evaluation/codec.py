@@ -25,6 +25,7 @@ from robust.data.jpeg import jpeg
 from robust.data.rows import VideoRow
 from robust.data.tracking import overlap
 from robust.evaluation.attack_block import Cell, logits, perturb
+from robust.evaluation.item import Item
 
 CLIP_FPS = 25
 SAME_FACE = 0.3
@@ -51,7 +52,7 @@ LOSSLESS = Channel("lossless", 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sharing:
+class Sharing(Item):
     """One attack, and the ways in which its videos are shared."""
 
     cell: Cell

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from robust.evaluation import bootstrap, curves, metrics
+from robust.evaluation import blocks, bootstrap, curves, metrics
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.corruptions import CLEAN, KINDS, Corruption
 from robust.evaluation.predictions import identities_of_videos
@@ -31,10 +31,8 @@ CORRUPTION_SCHEMA = pa.schema(
 
 def as_rows(result: pa.Table, model: str, corruption: Corruption) -> pa.Table:
     """Rows of CORRUPTION_SCHEMA from a kept result: the crops of a block and their logits."""
-    constant = {"model": model, "corruption": corruption.name, "severity": corruption.severity}
-    for place, (name, value) in enumerate(constant.items()):
-        result = result.add_column(place, name, pa.array([value] * len(result)))
-    return result.select(CORRUPTION_SCHEMA.names).cast(CORRUPTION_SCHEMA)
+    facts = {"corruption": corruption.name, "severity": corruption.severity}
+    return blocks.named(result, CORRUPTION_SCHEMA, model=model, **facts)
 
 
 def corruption_figures(rows: pa.Table, models: Sequence[str], *, resamples: int, seed: int) -> dict:

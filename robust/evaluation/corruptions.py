@@ -19,6 +19,7 @@ import numpy as np
 
 from robust.data.h264 import decode_h264, encode_h264
 from robust.data.jpeg import jpeg
+from robust.evaluation.item import Item
 
 REFERENCE_SIDE = 224
 """H&D's images have so many pixels a side."""
@@ -29,7 +30,7 @@ MOTION_RADIUS = {3: 10, 5: 15, 8: 15, 12: 15, 15: 20}
 
 
 @dataclasses.dataclass(frozen=True)
-class Corruption:
+class Corruption(Item):
     """A corruption at one severity; `amount` is the parameter that KINDS lists for it, so a new table is a new name."""
 
     name: str

@@ -15,7 +15,7 @@ from torch import nn
 from robust.attacks.gates import Budget, run_gates
 from robust.data.inputs import to_tensor
 from robust.evaluation.attack_block import Cell, block_hash
-from robust.evaluation.blocks import Block, plan_blocks
+from robust.evaluation.blocks import Block, plan_blocks, read_block
 
 VERSION = 1
 """Raised when a gate or a threshold changes, so that no outcome of the old ones is taken for one of the new."""
@@ -23,7 +23,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """The test crops that the gates look at, the same for every model.
+    """A few crops of a split, the same for every model: what gates look at, what universal perturbations are made on.
 
     Args:
         blocks: where they lie.
@@ -34,6 +34,11 @@ class Sample:
     blocks: tuple[Block, ...]
     frames: int
     images: int
+
+    @property
+    def crops(self) -> int:
+        """As of a Block: how many crops a measurement is given."""
+        return self.images
 
 
 def choose_sample(status: pa.Table, *, split: str, images: int, max_frames: int | None = None) -> Sample:
@@ -61,6 +66,14 @@ def choose_crops(crops: pa.Table, images: int) -> np.ndarray:
     rank = np.array([seen.update({video: seen.get(video, -1) + 1}) or seen[video] for video in videos])
     order = np.argsort(rank, kind="stable")
     return np.sort(np.concatenate([order[labels[order] == label][: images // 2] for label in (0, 1)]))
+
+
+def read_sample(storage, run: str, sample: Sample, *, size: int) -> tuple[pa.Table, np.ndarray]:
+    """The crops of a sample, as `blocks.read_block` gives those of a block."""
+    parts = [read_block(storage, run, block, size=size, max_frames=sample.frames) for block in sample.blocks]
+    crops, pixels = pa.concat_tables([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    chosen = choose_crops(crops, sample.images)
+    return crops.take(pa.array(chosen)), pixels[chosen]
 
 
 def gates_name(sample: Sample, cell: Cell, *, model: str, seed: int) -> str:

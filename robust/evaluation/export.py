@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from robust.evaluation import bootstrap, metrics
 from robust.evaluation.attack_block import Cell
+from robust.evaluation.item import Item
 from robust.evaluation.metrics import Share
 from robust.evaluation.predictions import identities_of_videos
 from robust.evaluation.protocol import share_figure
 
-MANIFEST_SCHEMA = 1
+MANIFEST, MANIFEST_SCHEMA = "manifest.json", 1
 EXPORT_SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -36,7 +37,7 @@ EXPORT_SCHEMA = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(Item):
     """An attack whose images are written as files; the field names its results."""
 
     cell: Cell
@@ -62,23 +63,25 @@ def file_names(model_sha256: str, row: Mapping) -> dict[str, str]:
     return {which: f"{model_sha256[:12]}/{crop}.{which}.png" for which in ("clean", "adversarial")}
 
 
-def build_manifest(
+def build_files(
     results: Mapping[str, pa.Table], sha256: Mapping[str, str], item: Export, *, run: str, seed: int
-) -> bytes:
-    """manifest.json; docs/summary.md has its fields.
+) -> dict[str, bytes]:
+    """All files by their names below one folder: the PNGs and, last, the manifest; docs/summary.md has its fields.
 
     Args:
         results: EXPORT_SCHEMA of each model, by its name in the report.
         sha256: of each model's weights.
     """
-    examples = []
+    files, examples = {}, []
     for model, rows in results.items():
         for row in rows.to_pylist():
-            hashes = {which: hashlib.sha256(row[f"{which}_png"]).hexdigest() for which in ("clean", "adversarial")}
-            files = {which: {"file": name, "sha256": hashes[which], "logit": row[which]}
-                     for which, name in file_names(sha256[model], row).items()}
+            pictures = {}
+            for which, name in file_names(sha256[model], row).items():
+                files[name] = row[f"{which}_png"]
+                of_file = hashlib.sha256(files[name]).hexdigest()
+                pictures[which] = {"file": name, "sha256": of_file, "logit": row[which]}
             facts = {name: row[name] for name in ("video_id", "frame_index", "label", "method", "largest_change")}
-            examples.append({"model": model, **facts, **files})
+            examples.append({"model": model, **facts, **pictures})
     manifest = {
         "schema": MANIFEST_SCHEMA,
         "run": run,
@@ -87,7 +90,7 @@ def build_manifest(
         "models": [{"model": model, "sha256": sha256[model]} for model in results],
         "examples": examples,
     }
-    return json.dumps(manifest, indent=1).encode()
+    return {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}
 
 
 def export_figures(results: Mapping[str, pa.Table], *, resamples: int, seed: int) -> list[dict]:

@@ -33,6 +33,8 @@ EXTRA_FIELDS = {
 }
 """Columns that `check_predictions` adds where they are missing, with what they then hold."""
 
+FULL_SCHEMA = pa.schema([*PREDICTION_SCHEMA, *(pa.field(name, kind) for name, (kind, _) in EXTRA_FIELDS.items())])
+
 CLEAN_TOLERANCE = 1e-3
 """Relative difference of clean logits from attack to attack that rounding explains."""
 
@@ -84,18 +86,31 @@ def check_predictions(table: pa.Table) -> pa.Table:
     Raises:
         UserError: empty, incomplete, a logit that is not finite, or clean logits that differ from attack to attack.
     """
-    for name, (kind, otherwise) in EXTRA_FIELDS.items():
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array([otherwise] * len(table), kind))
-    fields = [*PREDICTION_SCHEMA, *(pa.field(name, kind) for name, (kind, _) in EXTRA_FIELDS.items())]
-    table = table.select([field.name for field in fields]).cast(pa.schema(fields))
+    table = with_extra_fields(table).select(FULL_SCHEMA.names).cast(FULL_SCHEMA)
     if len(table) == 0:
         raise UserError("there are no predictions: the test split has no face crops; see the status tables of jobs.extract")
     keys = ["model", "attack", "epsilon", "video_id", "frame_index"]
     table = table.sort_by([(key, "ascending") for key in keys])
+    require_consistent(table)
+    return table
+
+
+def require_consistent(table: pa.Table) -> None:
+    """Every attack on the same crops of the same model, with finite logits; the rows may be in any order.
+
+    Raises:
+        UserError: as `check_predictions`.
+    """
     _require_finite(table)
     _require_same_crops(table)
     _require_same_clean_logits(table)
+
+
+def with_extra_fields(table: pa.Table) -> pa.Table:
+    """The table with every column of EXTRA_FIELDS."""
+    for name, (kind, otherwise) in EXTRA_FIELDS.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.repeat(pa.scalar(otherwise, kind), len(table)))
     return table
 
 

@@ -12,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from robust.attacks.checks import require_eval_mode, require_plausible_inputs
-from robust.attacks.minimal_norm import inside_ball, minimal_perturbation
+from robust.attacks.minimal_norm import logits_at_each, minimal_perturbation
 from robust.attacks.threat import Linf
-from robust.data.inputs import to_tensor
 from robust.evaluation import blocks
-from robust.evaluation.attack_block import Cell, attack_block, logits
+from robust.evaluation.attack_block import Cell, attack_block, batches, logits
 from robust.evaluation.metrics import video_scores
 from robust.evaluation.passes import Counted, Passes, with_passes
+from robust.evaluation.predictions import FULL_SCHEMA, with_extra_fields
 
 ALL_EPSILONS = {"fmn"}
 """Attacks that find the smallest perturbation: one run tells of every epsilon."""
@@ -149,7 +149,7 @@ def measure(
     else:
         clean, adversarial = attack_block(counted, pixels, labels, item, surrogates=others, **settings)
         result = blocks.block_result(crops, clean, adversarial)
-    epsilons = len(getattr(item, "epsilons", (item.epsilon,)))
+    epsilons = len(item.epsilons)
     return with_passes(
         result,
         Passes(
@@ -180,7 +180,8 @@ def on_robust(
     if before:
         clean = before[-1].column("clean").to_numpy()
     else:
-        clean = np.concatenate([logits(model, x) for x in _batches(model, pixels, batch_size, device)])
+        images = batches(model, pixels, labels, batch_size=batch_size, device=device)
+        clean = np.concatenate([logits(model, x) for _, x, _ in images])
     worst = clean
     for cell, result in zip(item.after, before, strict=True):
         worst = worse(worst, adversarial_of(cell, result, item.epsilon), labels)
@@ -210,44 +211,30 @@ def all_epsilons(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n,) clean logits, (E, n) logits at each epsilon and (n,) minimal distances in 0-255 units, from one run."""
     parts = []
-    for start, x in zip(range(0, len(pixels), batch_size), _batches(model, pixels, batch_size, device)):
-        y = torch.tensor(labels[start : start + batch_size], device=device)
+    for _, x, y in batches(model, pixels, labels, batch_size=batch_size, device=device):
         generator = torch.Generator().manual_seed(seed)
         found = minimal_perturbation(model, x, y, Linf, steps=item.steps, restarts=item.restarts, generator=generator)
-        balls = [Linf.from_255(epsilon) for epsilon in item.epsilons]
-        at_each = [logits(model, inside_ball(model, x, y, ball, *found)) for ball in balls]
-        parts.append((logits(model, x), np.stack(at_each), 255 * found[1].double().cpu().numpy()))
+        clean, at_each = logits_at_each(model, x, y, [Linf.from_255(epsilon) for epsilon in item.epsilons], *found)
+        parts.append([tensor.cpu().numpy() for tensor in (clean.float(), at_each.float(), 255 * found[1].double())])
     clean, adversarial, distance = zip(*parts, strict=True)
     return np.concatenate(clean), np.concatenate(adversarial, axis=1), np.concatenate(distance)
-
-
-def _batches(model: nn.Module, pixels: np.ndarray, batch_size: int, device: str) -> Iterator[Tensor]:
-    """The crops as (N, 3, H, W) images, with the checks that `attack_block` makes."""
-    require_eval_mode(model)
-    for start in range(0, len(pixels), batch_size):
-        x = to_tensor(pixels[start : start + batch_size]).to(device, memory_format=torch.channels_last)
-        require_plausible_inputs(x, where=f"crops {start} to {start + len(x)} of the block")
-        yield x
 
 
 def adversarial_of(item: Cell, result: pa.Table, epsilon: float) -> np.ndarray:
     """(n,) logits of a kept result at one epsilon."""
     column = result.column("adversarial")
     if isinstance(item, Curve):
-        return np.array(column.to_pylist(), np.float32)[:, item.epsilons.index(epsilon)]
+        column = pc.list_element(column, item.epsilons.index(epsilon))
     return column.to_numpy()
 
 
 def as_predictions(result: pa.Table, model: str, item: Cell) -> Iterator[pa.Table]:
     """Rows of the predictions table from a kept result, a table for each epsilon; `model` is the name in the report."""
-    count = len(result)
-    attacked = result.column("attacked") if "attacked" in result.column_names else pa.array([True] * count)
-    distance = result.column("distance") if "distance" in result.column_names else pa.nulls(count, pa.float32())
-    for epsilon in getattr(item, "epsilons", (item.epsilon,)):
-        plain = result.select([*blocks.RESULT_COLUMNS, "clean"]).replace_schema_metadata(None)
-        plain = plain.append_column("adversarial", pa.array(adversarial_of(item, result, epsilon), pa.float32()))
-        rows = blocks.as_predictions(plain, model, dataclasses.replace(item, epsilon=epsilon))
-        yield rows.append_column("attacked", attacked).append_column("distance", distance)
+    result = with_extra_fields(result)
+    kept = result.drop_columns("adversarial")
+    for epsilon in item.epsilons:
+        rows = kept.append_column("adversarial", pa.array(adversarial_of(item, result, epsilon), pa.float32()))
+        yield blocks.named(rows, FULL_SCHEMA, model=model, attack=item.attack, epsilon=epsilon)
 
 
 def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
@@ -258,7 +245,7 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
         attacks: in the suite's order.
     """
     keys = ["model", "epsilon", "video_id", "frame_index"]
-    rank = pa.array([attacks.index(name) for name in predictions.column("attack").to_pylist()])
+    rank = pc.index_in(predictions.column("attack"), value_set=pa.array(attacks))
     table = predictions.append_column("rank", rank).sort_by([(key, "ascending") for key in (*keys, "rank")])
     grid = (-1, len(attacks))
     labels = table.column("label").to_numpy().reshape(grid).astype(np.float32)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.metrics import Share, still_correct
-from robust.evaluation.predictions import PREDICTION_SCHEMA, Scores, cells_of, check_predictions, frame_scores
+from robust.evaluation.predictions import PREDICTION_SCHEMA, Scores, cells_of, frame_scores, require_consistent
 from robust.evaluation.protocol import NOTHING_COUNTED, attack_figures, share_figure
 from robust.evaluation.worst_case import WORST, with_worst_case
 
@@ -25,9 +25,7 @@ def worst_case_beside(predictions: pa.Table, rows: pa.Table) -> tuple[pa.Table, 
         UserError: the crops or the clean logits are not the same.
     """
     table = predictions.filter(pc.is_in(predictions.column("epsilon"), value_set=pc.unique(rows.column("epsilon"))))
-    for attack in pc.unique(table.column("attack")).to_pylist():
-        both = (table.filter(pc.field("attack") == attack), rows)
-        check_predictions(pa.concat_tables([part.select(PREDICTION_SCHEMA.names) for part in both]))
+    require_consistent(pa.concat_tables([part.select(PREDICTION_SCHEMA.names) for part in (table, rows)]))
     table = with_worst_case(table)
     names = {attack for attack, _ in cells_of(table)}
     return table, WORST if WORST in names else min(names)

@@ -15,8 +15,9 @@ from torch import Tensor
 from robust.attacks.threat import Linf
 from robust.attacks.universal import Universal
 from robust.errors import UserError
-from robust.evaluation import bootstrap
+from robust.evaluation import blocks, bootstrap
 from robust.evaluation.gallery import webp
+from robust.evaluation.item import Item
 from robust.evaluation.predictions import PREDICTION_SCHEMA, identities_of_videos
 from robust.evaluation.side_by_side import rates, scores_of, worst_case_beside
 
@@ -26,7 +27,7 @@ TENSOR = "patterns"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pattern:
+class Pattern(Item):
     """A universal perturbation of one model.
 
     Args:
@@ -103,11 +104,8 @@ def as_rows(result: pa.Table, model: str, pattern: Pattern) -> pa.Table:
     """Rows of PREDICTION_SCHEMA from a kept result: one of UNIVERSAL and one of SHUFFLED for each crop."""
     parts = []
     for attack in (UNIVERSAL, SHUFFLED):
-        facts = {"model": model, "attack": attack, "epsilon": pattern.epsilon}
-        columns = {name: result.column(name) for name in PREDICTION_SCHEMA.names if name in result.column_names}
-        constants = {name: pa.array([value] * len(result)) for name, value in facts.items()}
-        table = pa.table({**columns, **constants, "adversarial": result.column(attack)})
-        parts.append(table.select(PREDICTION_SCHEMA.names).cast(PREDICTION_SCHEMA))
+        rows = result.append_column("adversarial", result.column(attack))
+        parts.append(blocks.named(rows, PREDICTION_SCHEMA, model=model, attack=attack, epsilon=pattern.epsilon))
     return pa.concat_tables(parts)
 
 

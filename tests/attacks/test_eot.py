@@ -5,15 +5,14 @@ import torch
 from strength import Counting, margins, mean_loss, robust_accuracy, seeded
 from torch import nn
 
-from benchmarks.small_detector import SIZE, SmallDetector, make_images
-from robust.attacks.apgd import apgd
-from robust.attacks.eot import Expectation, eot
+from benchmarks import eot_views
+from benchmarks.eot_views import striped_images, train_hardy_detector
+from robust.attacks.eot import eot
 from robust.attacks.losses import margin_loss
 from robust.attacks.mean_logit import mean_logit
-from robust.attacks.noise import ImageNoise
 from robust.attacks.pgd import pgd
 from robust.attacks.threat import L2, Linf
-from robust.attacks.transformations import TRANSFORMATIONS, Draw, StraightThrough, jpeg
+from robust.attacks.transformations import StraightThrough, jpeg
 
 # --- Known answers ---------------------------------------------------------------------------------------------------
 
@@ -77,49 +76,16 @@ def test_impossible_settings_are_named(detector, images, settings):
 # --- Strength behind what is planted in front of the model -------------------------------------------------------------
 
 
-def striped_images(count, seed):
-    """8-bit images, fakes with stripes coarse enough to outlive compression, and their labels."""
-    generator = seeded(seed)
-    x = 0.2 + 0.6 * make_images(count, generator=generator)[0]
-    y = torch.randint(2, (count,), generator=generator)
-    phase = 6.28 * torch.rand(count, 1, 1, 1, generator=generator)
-    stripes = torch.sin(2 * torch.pi * torch.arange(SIZE).view(-1, 1) / 5 + phase)
-    return ((x + 0.06 * y.view(-1, 1, 1, 1) * stripes).clamp(0, 1) * 255).round() / 255, y
-
-
 @pytest.fixture(scope="module")
 def hardy():
-    """A detector that works behind the transformations, as it was trained there."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = SmallDetector()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(80):
-        x, y = striped_images(32, seed=step)
-        z, noise = x, ImageNoise.of(x)
-        for kind, transformation in enumerate(TRANSFORMATIONS):
-            z = transformation(z, Draw(noise, 0, 1, kind))
-        optimizer.zero_grad()
-        nn.functional.binary_cross_entropy_with_logits(model(torch.cat([x, z])), y.repeat(2).float()).backward()
-        optimizer.step()
-    return model.eval()
-
-
-def turned_behind(model, x, x_adv, y, *, views=32):
-    """Share of views, drawn otherwise than any attack's, in which the images are called the wrong class."""
-    expectation = Expectation(model, TRANSFORMATIONS, views, ImageNoise.of(x, generator=seeded(999)))
-    with torch.no_grad():
-        wrong = torch.stack([margin_loss(expectation.view(x_adv, sample=sample), y) > 0 for sample in range(views)])
-    return wrong.float().mean().item()
+    return train_hardy_detector()
 
 
 def test_beats_plain_attacks_behind_random_transformations_at_equal_passes(hardy):
-    (x, y), threat = striped_images(48, seed=1000), Linf.from_255(6)
-    assert turned_behind(hardy, x, x, y) < 0.2
-    ours = turned_behind(hardy, x, eot(hardy, x, y, threat, steps=10, samples=8, generator=seeded(0)), y)
-    for plain in (pgd, apgd):
-        theirs = turned_behind(hardy, x, plain(hardy, x, y, threat, steps=80, generator=seeded(0)), y)
-        assert ours > theirs + 0.05, (ours, theirs)
+    turned = eot_views.compare(hardy, *striped_images(48, seed=1000), epsilon=6)
+    assert turned["no attack"] < 0.2
+    for plain in ("PGD-80", "APGD-80"):
+        assert turned["EOT-10 (8 views)"] > turned[plain] + 0.05, turned
 
 
 class Behind(nn.Module):

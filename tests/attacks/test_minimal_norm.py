@@ -8,7 +8,14 @@ from strength import Counting, Scaled, margins, robust_accuracy, seeded
 
 from robust.attacks.apgd import apgd
 from robust.attacks.geometry import length, move_to_hyperplane
-from robust.attacks.minimal_norm import HALVINGS, fmn, minimal_perturbation, robust_accuracy_curve
+from robust.attacks.minimal_norm import (
+    HALVINGS,
+    fmn,
+    inside_ball,
+    logits_at_each,
+    minimal_perturbation,
+    robust_accuracy_curve,
+)
 from robust.attacks.threat import L2, Linf
 
 every_norm = pytest.mark.parametrize("norm", [Linf, L2], ids=lambda norm: norm.__name__)
@@ -156,6 +163,23 @@ def test_as_an_attack_it_flips_what_lies_in_the_ball(detector, images, threat):
     flipped = margins(detector, fmn(detector, x, y, threat, steps=15), y) > 0
     assert flipped[distance <= threat.epsilon].all()
     assert 0.2 < flipped.float().mean() < 0.8
+
+
+@pytest.mark.parametrize("norm", [Linf, L2], ids=lambda norm: norm.__name__)
+def test_logits_at_each_epsilon_are_those_of_the_attack_on_that_ball(detector, images, norm):
+    x, y = images
+    found = minimal_perturbation(detector, x, y, norm, steps=6)
+    median = found[1][found[1] > 0].median().item()
+    balls = [norm(share * median) for share in (0, 0.3, 1, 3)]
+    model = Counting(detector)
+    clean, at_each = logits_at_each(model, x, y, balls, *found)
+    with torch.no_grad():
+        torch.testing.assert_close(clean, detector.eval()(x), rtol=0, atol=1e-6)
+        for ball, logits in zip(balls, at_each, strict=True):
+            attacked = detector(inside_ball(detector, x, y, ball, *found))
+            torch.testing.assert_close(logits, attacked, rtol=0, atol=1e-5)
+    beyond = sum(int(((found[1] > ball.epsilon) & found[1].isfinite()).sum()) for ball in balls[1:])
+    assert model.images == len(x) + int((found[1] > 0).sum()) + beyond
 
 
 def test_the_next_batch_draws_alike_whether_or_not_this_one_was_attacked(detector, images):

@@ -1,14 +1,12 @@
 """The whole-video attack: where it equals the frame-wise one, and where it is stronger; against exact optima."""
 
-import itertools
-
 import pytest
 import torch
-from strength import Counting, margins, seeded
+from strength import Counting, seeded
 
 from robust.attacks.apgd import apgd
 from robust.attacks.threat import L2, Linf
-from robust.attacks.whole_video import VideoScore, choose_frames, frames_to_flip, whole_video
+from robust.attacks.whole_video import VideoScore, whole_video
 
 LENGTHS = (5, 3, 5, 1)
 
@@ -54,30 +52,6 @@ def test_for_a_mean_of_logits_it_is_the_frame_wise_optimum(linear, clips):
     torch.testing.assert_close(joint, frame_wise, rtol=0, atol=1e-12)
 
 
-def gains_by_frame(linear, x, y, epsilon, weight):
-    """What a full attack on each frame gains: epsilon * |w|_1 where nothing is clipped; clipping makes frames differ."""
-    uphill = (1 - 2 * y).view(-1, 1, 1, 1) * weight.sign()
-    return ((x + epsilon * uphill).clamp(0, 1) - x).mul((1 - 2 * y).view(-1, 1, 1, 1) * weight).sum(dim=(1, 2, 3))
-
-
-@pytest.mark.parametrize("frames", [1, 2, 4])
-def test_with_few_frames_it_picks_those_that_matter(linear, clips, frames):
-    # Frames near the border of the box can move less: which ones matter is known exactly, and every choice is tried.
-    _, y, videos = clips
-    x = torch.rand(len(y), 3, 6, 6, generator=seeded(8), dtype=torch.float64)
-    weight, threat = linear.weight.detach(), Linf(0.3)
-    gains = gains_by_frame(linear, x, y, 0.3, weight)
-    x_adv = whole_video(linear, x, y, threat, steps=20, videos=videos, frames=frames)
-    reached = (scores(linear, x_adv, videos) - scores(linear, x, videos)) * signs(y, videos)
-    for video, gain in zip(videos.unique(), reached, strict=True):
-        of_video = gains[videos == video]
-        choices = itertools.combinations(range(len(of_video)), min(frames, len(of_video)))
-        best = max(of_video[list(choice)].sum() for choice in choices) / len(of_video)
-        assert gain.item() == pytest.approx(best.item(), abs=1e-9)
-        changed = (x_adv != x).flatten(1).any(1)[videos == video]
-        assert changed.sum() == min(frames, len(of_video))
-
-
 def test_one_length_over_the_video_goes_where_the_slope_is(linear, clips):
     # For slopes g_i the optimum of an L2 ball over all frames is epsilon * |(g_1, ..., g_F)| / F, not the equal share.
     _, y, videos = clips
@@ -103,87 +77,42 @@ def test_a_video_is_attacked_alike_beside_any_others(detector, images):
     detector, x = detector.double(), images[0][:12].double()
     videos = torch.tensor([0, 1, 2] * 4)
     y = videos % 2
-    whole = whole_video(detector, x, y, L2(1.0), steps=4, videos=videos, frames=3, generator=seeded(0))
+    whole = whole_video(detector, x, y, L2(1.0), steps=4, videos=videos, generator=seeded(0))
     for video in range(3):
         rows = videos == video
-        alone = whole_video(detector, x[rows], y[rows], L2(1.0), steps=4, videos=videos[rows], frames=3, generator=seeded(0))
+        alone = whole_video(detector, x[rows], y[rows], L2(1.0), steps=4, videos=videos[rows], generator=seeded(0))
         torch.testing.assert_close(alone, whole[rows], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("frames", [None, 2])
-def test_a_video_longer_than_the_batch_goes_through_in_parts_to_the_same_end(detector, images, frames):
+def test_a_video_longer_than_the_batch_goes_through_in_parts_to_the_same_end(detector, images):
     model, x = Counting(detector.double()), images[0][:13].double()
     videos = torch.tensor([0] * 8 + [1, 1, 1] + [2, 2])
     y, widest = videos % 2, []
     detector.register_forward_pre_hook(lambda _, inputs: widest.append(len(inputs[0])))
-    whole = whole_video(model, x, y, L2(1.0), steps=4, videos=videos, frames=frames)
+    whole = whole_video(model, x, y, L2(1.0), steps=4, videos=videos)
     passes, model.images = model.images, 0
     assert max(widest) > 3
     widest.clear()
-    parts = whole_video(model, x, y, L2(1.0), steps=4, videos=videos, frames=frames, batch_size=3)
+    parts = whole_video(model, x, y, L2(1.0), steps=4, videos=videos, batch_size=3)
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-9)
     assert max(widest) == 3 and model.images == passes
 
 
 def test_the_score_in_parts_and_its_gradient_are_those_of_the_whole(detector, images):
     detector, clip = detector.double().eval(), images[0][:14].double().view(2, 7, *images[0].shape[1:])
-    changed = torch.tensor([[True] * 5 + [False] * 2] * 2)
-    frames = clip[:, :5].clone().requires_grad_()
+    frames = clip.clone().requires_grad_()
     expected = detector(clip.flatten(0, 1)).view(2, 7).mean(dim=1)
     for batch_size in (None, 4, 1):
-        score = VideoScore(detector, clip, changed, batch_size=batch_size)(frames)
+        score = VideoScore(detector, batch_size=batch_size)(frames)
         torch.testing.assert_close(score, expected, rtol=0, atol=1e-9)
         (gradient,) = torch.autograd.grad(score[1], frames)
-        (whole,) = torch.autograd.grad(detector(frames.flatten(0, 1)).view(2, 5)[1].sum() / 7, frames)
+        (whole,) = torch.autograd.grad(detector(frames.flatten(0, 1)).view(2, 7)[1].mean(), frames)
         torch.testing.assert_close(gradient, whole, rtol=0, atol=1e-9)
-
-
-def test_until_the_flip_costs_less_and_flips_the_same_videos(detector, images):
-    x, y = images
-    videos = torch.arange(64) // 4
-    y = videos % 2
-    whole, stopped = Counting(detector), Counting(detector)
-    strongest, first = (
-        whole_video(model, x, y, Linf.from_255(8), steps=10, videos=videos, until_flip=stop)
-        for model, stop in ((whole, False), (stopped, True))
-    )
-    flipped = [scores(detector.eval(), images, videos) * signs(y, videos) > 0 for images in (strongest, first)]
-    assert torch.equal(*flipped) and flipped[0].any()
-    assert stopped.images < 0.85 * whole.images
-
-
-def test_fewest_frames_to_flip_by_trying_all(detector, images):
-    x, y = images[0][:24], images[1][:24]
-    videos = torch.arange(24) // 6
-    y = videos % 2
-    attacked = apgd(detector, x, y, Linf.from_255(6), steps=10)
-    with torch.no_grad():
-        clean, adversarial = detector.eval()(x), detector(attacked)
-    found = frames_to_flip(clean, adversarial, videos, y)
-    for video in range(4):
-        rows, sign = videos == video, 1 - 2 * (video % 2)
-        before, after = sign * clean[rows].double(), sign * adversarial[rows].double()
-        flips = [count for count in range(7) for choice in itertools.combinations(range(6), count)
-                 if (before.sum() + (after - before)[list(choice)].sum()) > 0]
-        assert found[video] == (min(flips) if flips else -1)
-    assert len(found.unique()) > 1
-
-
-def test_chosen_frames_are_those_of_the_largest_gain(detector, images):
-    x, y = images[0][:20], images[1][:20]
-    videos = torch.arange(20) // 10
-    y = videos % 2
-    chosen = choose_frames(detector, x, y, Linf.from_255(4), videos, 3, steps=5)
-    gain = margins(detector.eval(), apgd(detector, x, y, Linf.from_255(4), steps=5, generator=seeded(0)), y) - margins(detector, x, y)
-    for video in range(2):
-        rows = videos == video
-        assert chosen[rows].sum() == 3 and gain[rows][chosen[rows]].min() >= gain[rows][~chosen[rows]].max()
 
 
 def test_impossible_settings_are_named(detector, images):
     x, y = images
-    for settings, message in (({"steps": 0}, "steps=0"), ({"steps": 1, "frames": 0}, "frames=0"),
-                              ({"steps": 1, "batch_size": 0}, "batch_size=0")):
+    for settings, message in (({"steps": 0}, "steps=0"), ({"steps": 1, "batch_size": 0}, "batch_size=0")):
         with pytest.raises(ValueError, match=message):
             whole_video(detector, x, y, Linf(0.1), **settings)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):

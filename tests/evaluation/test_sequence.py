@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from benchmarks.small_detector import SmallDetector, make_images
-from robust.attacks.minimal_norm import fmn
+from robust.attacks.minimal_norm import fmn, minimal_perturbation
 from robust.attacks.threat import Linf
 from robust.data.inputs import to_tensor
 from robust.evaluation import sequence
 from robust.evaluation.attack_block import Cell, logits
 from robust.evaluation.blocks import Block, result_name
 from robust.evaluation.metrics import auc, video_scores
-from robust.evaluation.passes import passes_of
+from robust.evaluation.passes import Counted, passes_of
 from robust.evaluation.predictions import check_predictions, frame_scores
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.sequence import Curve, OnRobust, plan_items, settled
@@ -68,7 +68,7 @@ def crops(model):
 def run(model, crops, items, *, seed=1):
     results = {}
     for item in items:
-        before = [results[one] for one in getattr(item, "after", ())]
+        before = [results[one] for one in item.after]
         results[item] = sequence.measure(model, *crops, item, before, batch_size=16, seed=seed)
     return results
 
@@ -185,6 +185,16 @@ def test_a_minimal_norm_attack_runs_once_and_gives_every_epsilon(model, crops, r
                 model, fmn(model, x, y, Linf.from_255(epsilon), steps=4, generator=torch.Generator().manual_seed(1))
             )
             np.testing.assert_allclose(sequence.adversarial_of(item, result, epsilon), alone, atol=2e-4)
+        # The search, then one look at the crops, one at the flipped ones, and at each epsilon at those that lie beyond it.
+        counted, forwards = Counted(model), 0
+        for start in range(0, len(x), 16):
+            seeded = torch.Generator().manual_seed(1)
+            _, length = minimal_perturbation(
+                counted, x[start : start + 16], y[start : start + 16], Linf, steps=4, generator=seeded
+            )
+            beyond = [(length > epsilon / 255) & length.isfinite() for epsilon in item.epsilons]
+            forwards += len(length) + int((length > 0).sum()) + int(torch.stack(beyond).sum())
+        assert passes_of(result).forwards == counted.forwards + forwards < counted.forwards + 4 * len(x)
         # Turned at an epsilon exactly where the distance is not larger.
         distance, labels = result.column("distance").to_numpy(), crops[0].column("label").to_numpy()
         inside = sequence.adversarial_of(item, result, 2.0)
@@ -219,4 +229,4 @@ def test_a_result_is_named_after_all_attacks_before_it():
     plain = plan_items(CELLS, None)
     assert not any(isinstance(item, OnRobust) for item in plain) and len(plain) == 10
     order = plan_items(CELLS, THRESHOLDS)
-    assert all(order.index(one) < order.index(item) for item in order for one in getattr(item, "after", ()))
+    assert all(order.index(one) < order.index(item) for item in order for one in item.after)

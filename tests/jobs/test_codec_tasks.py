@@ -7,6 +7,7 @@ import torch
 from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of
 
 import jobs.evaluate as job
+from benchmarks import codec_attacks
 from jobs import codec_tasks
 from robust.config import load_config, parse
 from robust.data.extraction import extract_video
@@ -87,6 +88,23 @@ def test_fakes_are_shared_and_scored_and_finished_blocks_are_found_again(folder,
     monkeypatch.setattr(codec_tasks, "share_video", None)
     job.evaluate(settings, storage)
     assert summary_of(folder)["codec"] == first
+
+
+def test_the_benchmark_prints_what_the_part_of_the_evaluation_measures(folder, capsys):
+    settings = config(folder)
+    storage = Storage.from_config(settings.storage)
+    key = f"{RUN}/evaluate/codec.parquet"
+    before = storage.read_bytes(key) if storage.exists(key) else None
+    cells = [attack_block.Cell("pgd", 8, 2), attack_block.Cell("eot", 8, 1, samples=2)]
+    codec_attacks.main(settings, storage, attacks=cells)
+    figures = storage.read_json(f"{RUN}/benchmarks/codec_attacks.json")
+    assert [one["label"] for one in figures["attacks"]] == ["PGD-2", "EOT (2 views)"] and len(figures["records"]) == 2 * 3
+    assert (storage.read_bytes(key) if storage.exists(key) else None) == before  # the evaluation's own stays
+    header, *lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert header == ["lossless", "h264", "35", "jpeg", "50"] and [line[1] for line in lines] == ["PGD-2,", "EOT"]
+    for line, records in zip(lines, (figures["records"][:3], figures["records"][3:]), strict=True):
+        shares = [record["fake_to_real"]["value"] for record in records]
+        assert line[-3:] == ["-" if share is None else f"{100 * share:.1f}" for share in shares]
 
 
 def test_which_attacks_are_shared_is_a_setting_with_eot_beside_the_headlines_by_default(folder):

@@ -105,17 +105,11 @@ def by_hand(monkeypatch):
     """No Ray: tasks run in this process; returns the patterns that were made."""
     made = []
 
-    def fits_one_by_one(config, storage, fits):
-        made.extend(fit.pattern for fit in fits)
-        for fit in fits:
-            universal_tasks.fit_pattern(config, storage, fit)
+    def one_by_one(config, storage, tasks, **_):
+        made.extend(item for task in tasks if task.measure is universal_tasks.fit_pattern for item in task.items)
+        return sum(block_tasks.run_task(config, storage, task) for task in tasks)
 
-    monkeypatch.setattr(
-        job,
-        "run_tasks",
-        lambda config, storage, tasks, **_: sum(block_tasks.run_task(config, storage, task) for task in tasks),
-    )
-    monkeypatch.setattr(universal_tasks, "run_fits", fits_one_by_one)
+    monkeypatch.setattr(job, "run_tasks", one_by_one)
     monkeypatch.setattr(job, "make_gallery", lambda *_: [])
     return made
 
@@ -225,6 +219,19 @@ def test_a_pattern_is_of_its_model_crops_epsilon_and_steps(folder):
         universal_tasks.choose_validation(config(folder, universal={"images": 100}), status).images == 24
     )  # all there are
     assert universal_tasks.choose_validation(config(folder, universal={"images": 7}), status).images == 6
+
+
+def test_the_crops_are_read_once_for_all_epsilons_of_a_model(folder, by_hand, monkeypatch):
+    settings = config(folder, epsilons=[4, 6], universal={"epsilons": [4, 6], "steps": 1, "images": 4})
+    storage, status = Storage.from_config(settings.storage), read_status(Storage.from_config(settings.storage), RUN)
+    candidates, read, reads = job.find_candidates(settings, storage), universal_tasks.credibility.read_sample, []
+    monkeypatch.setattr(
+        universal_tasks.credibility, "read_sample", lambda *args, **more: reads.append(args) or read(*args, **more)
+    )
+    sample = universal_tasks.choose_validation(settings, status)
+    patterns = universal_tasks.make_patterns(settings, storage, candidates, sample, run=job.run_tasks)
+    assert len(reads) == len(candidates) == 2 and [pattern.epsilon for pattern in by_hand] == [4, 6] * 2
+    assert {pattern.key for of_model in patterns.values() for pattern in of_model} <= set(storage.list(f"{RUN}/"))
 
 
 def test_without_validation_crops_it_says_what_to_do_before_any_work(folder, by_hand, monkeypatch):

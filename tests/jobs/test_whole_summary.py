@@ -7,6 +7,7 @@ import torch
 from test_codec_tasks import config as codec_config
 from test_codec_tasks import folder as codec_folder
 from test_evaluate import RUN, summary_of
+from test_universal_tasks import write_validation
 from torch import nn
 
 import jobs.evaluate as job
@@ -16,12 +17,12 @@ from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage
 
-PARTS = ("corruptions", "codec", "whole_video", "smoothing", "export")
+PARTS = ("corruptions", "codec", "whole_video", "universal", "smoothing", "export")
 folder = codec_folder
 
 
 def config(folder):
-    """All that can be measured but gates, small: two models, four attacks, corruptions, codec, certificates, files."""
+    """All that can be measured but gates, small: two models, four attacks, and every other part of the report."""
     tree = codec_config(folder, jpeg_quality=[], frames_per_video=1).model_dump(mode="json")
     tree["evaluate"] |= {
         "suites": {"tiny": {"fgsm": {"steps": 1}, "pgd": {"steps": 2}, "transfer": {"steps": 2}, "eot": {"steps": 1}}},
@@ -29,6 +30,7 @@ def config(folder):
         "corruptions": {"severities": [3], "frames_per_video": 1},
         "smoothing": {"enabled": True, "sigmas": [16], "n0": 5, "n": 20},
         "whole_video": {"enabled": True, "steps": 2},
+        "universal": {"enabled": True, "steps": 2, "images": 4},
         "export": {"crops": 4, "epsilon": 4}}
     return parse(tree)
 
@@ -71,8 +73,12 @@ def evaluate(folder, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def defended(folder):
-    """A second model, so that transfer is made on something: the first with other weights in its last layer."""
+    """A second model, so that transfer is made on something: the first with other weights in its last layer.
+
+    And validation crops, which universal perturbations are made on.
+    """
     storage = Storage.from_config(config(folder).storage)
+    write_validation(storage)
     model, card = load_checkpoint(storage, f"{RUN}/train/baseline")
     with torch.no_grad():
         last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -87,7 +93,9 @@ def test_one_two_and_five_shards_and_a_killed_one_give_one_summary(evaluate):
     assert all(one[part] for part in PARTS) and one["not_run"] == []
     assert {attack["attack"] for attack in one["attacks"]} == {"fgsm", "pgd", "transfer", "eot", "worst"}
     assert [model["name"] for model in one["models"]] == ["baseline", "defended"]
-    killed, rest = Shards(5, killed_after=12), Shards(2)  # within the corruptions
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(killed)
-    assert evaluate(rest, afresh=False) == one and rest.done + killed.done == whole.done
+    killed = [Shards(5, killed_after=9), Shards(3, killed_after=12)]  # with one model's pattern; within the corruptions
+    for place, shards in enumerate(killed):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(shards, afresh=place == 0)
+    rest = Shards(2)
+    assert evaluate(rest, afresh=False) == one and rest.done + 9 + 12 == whole.done
