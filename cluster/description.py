@@ -15,7 +15,7 @@ from cluster.demands import demands, fitting
 from robust.config import Config, dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
-from robust.object_stores.s3 import bucket_path
+from robust.object_stores.address import bucket_path
 from robust.storage import is_s3
 
 ROOT = Path(__file__).resolve().parent.parent

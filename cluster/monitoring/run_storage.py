@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.s3_server import OPENER, S3Server
 from robust.config import Config
-from robust.object_stores.s3 import bucket_of
+from robust.object_stores.address import bucket_of
 from robust.storage import Storage
 
 

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from cluster.description import code_digest
 from robust.config import StorageConfig
 from robust.errors import UserError
-from robust.object_stores.s3 import endpoint_url
+from robust.object_stores.address import endpoint_url
 from robust.storage import Storage, is_s3
 
 SHARED = ".preflight"
