@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import FACTS, stale_rows
 from robust.data.shards import (
+    FACE_SCHEMA,
+    STATUS_SCHEMA,
     STATUSES,
     SUBJECT,
     Committed,
@@ -34,9 +36,9 @@ def check_shard(storage, run: str, plan: str) -> list[str]:
     CRC, and each against the other.
     """
     try:
-        statuses = _read(storage, status_key(run, plan), CHECKED_STATUS)
+        statuses = _read(storage, status_key(run, plan), CHECKED_STATUS, STATUS_SCHEMA)
         shard = _only_shard(statuses, plan, storage.uri(status_key(run, plan)))
-        crops = _read(storage, face_key(run, shard), CHECKED, shard=shard)
+        crops = _read(storage, face_key(run, shard), CHECKED, FACE_SCHEMA, shard=shard)
     except _Wrong as wrong:
         return [str(wrong)]
     return [f"{storage.uri(face_key(run, shard))}: {problem}" for problem in disagreements(crops, statuses)]
@@ -46,7 +48,7 @@ class _Wrong(Exception):
     """A sentence about an object with which nothing more can be done."""
 
 
-def _read(storage, key: str, columns: Sequence[str], *, shard: str = "") -> pa.Table:
+def _read(storage, key: str, columns: Sequence[str], schema: pa.Schema, *, shard: str = "") -> pa.Table:
     """Columns of a Parquet object; if it is the crops of a shard, its bytes are compared with the hash in the shard's name."""
     uri = storage.uri(key)
     try:
@@ -62,6 +64,9 @@ def _read(storage, key: str, columns: Sequence[str], *, shard: str = "") -> pa.T
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if missing := [name for name in columns if name not in file.schema_arrow.names]:
             raise _Wrong(f"{uri} has no columns {', '.join(missing)}")
+        there = file.schema_arrow  # in the footer, which has no checksum
+        if changed := [field.name for field in there if field.name not in schema.names or field.type != schema.field(field.name).type]:
+            raise _Wrong(f"{uri} has columns that no version writes: {', '.join(changed)}")
         if not content:
             file.read(use_threads=False)  # all pages, for their checksums
         return file.read(columns=list(columns), use_threads=False)
