@@ -145,6 +145,7 @@ def ask_nodes(
     """Reports of the nodes by name, and a finding for each that gave none."""
     probe = f"{node.SHARED}/{uuid.uuid4().hex}"
     try:
+        storage.check()  # some stores make a missing bucket when they are written to
         storage.write_bytes(probe, b"written by the driver")
     except UserError:
         pass  # each node's own report says it better

@@ -18,6 +18,7 @@ from cluster.description import code_digest
 from robust.config import StorageConfig
 from robust.errors import UserError
 from robust.object_stores.address import endpoint_url
+from robust.object_stores.s3_client import ca_bundle, region_of
 from robust.storage import Storage, is_s3
 
 SHARED = ".preflight"
@@ -114,8 +115,8 @@ def bucket_clock(config: StorageConfig) -> dict | None:
     """
     if not is_s3(config.uri):
         return None
-    address = endpoint_url(config) or f"https://s3.{config.region}.amazonaws.com"
-    context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+    address = endpoint_url(config) or f"https://s3.{region_of(config)}.amazonaws.com"
+    context = ssl.create_default_context(cafile=ca_bundle(config))
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
     before = time.time()
     try:
