@@ -50,8 +50,7 @@ def _one_step(config: Config, stage: RecipeConfig, size: int, device: str) -> No
     attack = stage.attack.model_copy(update={"steps": min(STEPS, stage.attack.steps)})
     stage = stage.model_copy(update={"attack": attack})
     training = start_training(network, config.train, stage, device=torch.device(device))
-    training.terms.begin(stage)
-    set_training(training.network, batch_norm=config.train.batch_norm)
+    set_training(training.network, batch_norm=stage.batch_norm or config.train.batch_norm)
     pixels = config.model.input_size
     x = torch.rand(size, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
     x = x.to(device, memory_format=torch.channels_last)

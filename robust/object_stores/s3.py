@@ -87,17 +87,20 @@ class S3Objects:
         tries, state = self._tries(), _Fetched()
         with self._explained(key):
             while True:
+                answer = self._ask(key, state)  # what is not answered was asked again by the client already
                 try:
-                    return self._fetch_rest(key, sink, state, tries)
+                    return self._take(answer, key, sink, state, tries)
                 except broken as error:
                     if isinstance(error, (DamagedObject, exceptions.FlexibleChecksumError)):
                         state.forget(sink)
                     if not tries.sleep():
                         raise
 
-    def _fetch_rest(self, key: str, sink, state: _Fetched, tries: Tries) -> None:
+    def _ask(self, key: str, state: _Fetched) -> dict:
         wanted = {"Range": f"bytes={state.size}-"} if state.size else {}
-        answer = self.client.get_object(**self._address(key), **wanted)
+        return self.client.get_object(**self._address(key), **wanted)
+
+    def _take(self, answer: dict, key: str, sink, state: _Fetched, tries: Tries) -> None:
         continues = (
             answer.get("ContentRange", "").startswith(f"bytes {state.size}-") and answer.get("ETag") == state.etag
         )
