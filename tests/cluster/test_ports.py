@@ -62,15 +62,15 @@ def call(address: str, method: str, token: str | None) -> str:
             return error.code().name
 
 
-def get(address: str, path: str, token: str | None) -> int | None:
-    """The HTTP status; None: the port speaks something else."""
+def get(address: str, path: str, token: str | None) -> int | str | None:
+    """The HTTP status, or "metrics": a Prometheus exporter gives these on any path; None: the port speaks something else."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(
         f"http://{address}{path}", headers={"Authorization": f"Bearer {token}"} if token else {}
     )
     try:
         with opener.open(request, timeout=2) as answer:
-            return answer.status
+            return "metrics" if answer.read(6) == b"# HELP" else answer.status
     except urllib.error.HTTPError as error:
         return error.code
     except (OSError, ValueError):
