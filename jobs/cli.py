@@ -48,13 +48,15 @@ class Variant:
 
 
 def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bool = True,
-            argv: Sequence[str] | None = None, variants: Mapping[str, Variant] | None = None) -> int:
+            first: Callable[[Config, Storage], None] | None = None, argv: Sequence[str] | None = None,
+            variants: Mapping[str, Variant] | None = None) -> int:
     """Runs a job from its command line and returns its exit code.
 
     Args:
         main: does the work with cluster and storage up; returns the content of result.json. Its "summary", if any, is
             the last line shown. "credible": false in it makes the exit code 3.
         in_run_folder: open the run's folder first and write result.json to the stage's part of it.
+        first: may refuse the settings before the run's name belongs to them.
         variants: {flag without its dashes: what the job does instead}.
     """
     arguments = parse_arguments(stage, argv, variants)
@@ -67,6 +69,8 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
             _stop_on_signals()  # Ray installs handlers of its own
             storage = Storage.from_config(config.storage)
             storage.check()
+            if first is not None:
+                first(config, storage)
             if in_run_folder:
                 RunFolder(storage, config).open()
                 result = run_stage(stage, main, config, storage)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jobs.cli import run_job, run_stage
@@ -16,6 +16,21 @@ from jobs.demo_data import make_demo_data
 from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.storage import Storage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return run_job("pipeline", pipeline, first=look_first, argv=argv)
+
+
+def look_first(config: Config, storage: Storage) -> None:
+    """Before the run's name is taken: preflight's remedies may change settings that the name would be tied to.
+
+    Raises: UserError: preflight says that the run would fail.
+    """
+    from jobs.preflight import require_preflight, stages_of
+
+    require_preflight(config, storage, stages_of("pipeline"))
 
 
 def pipeline(config: Config, storage: Storage) -> dict:
@@ -30,9 +45,6 @@ def pipeline(config: Config, storage: Storage) -> dict:
         print(f"pipeline: {label}: {told[label]['summary']} ({told[label]['seconds']:.0f} s)", flush=True)
         return result
 
-    from jobs.preflight import require_preflight, stages_of
-
-    require_preflight(config, storage, stages_of("pipeline"))
     if config.data.demo.enabled:
         print("pipeline: demo data ...", flush=True)
         began = time.monotonic()
@@ -79,4 +91,4 @@ def local_copies(config: Config, storage: Storage) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job("pipeline", pipeline))
+    sys.exit(main())

@@ -1,4 +1,5 @@
-"""Run by test_preflight.py in a process of its own: a head without CPUs and two nodes, and jobs.preflight on them, three times.
+"""Run by test_preflight.py in a process of its own: a head without CPUs and two nodes, and jobs.preflight on them, three times,
+and jobs.pipeline once, which it refuses.
 
 python preflight_cluster.py FOLDER section.key=value ...
 """
@@ -19,6 +20,7 @@ def main(folder: Path, overrides: list[str]) -> None:
     )
     from ray.cluster_utils import Cluster
 
+    from jobs.pipeline import main as pipeline
     from jobs.preflight import main as preflight
 
     small = dict(object_store_memory=100 * 2**20)
@@ -35,6 +37,9 @@ def main(folder: Path, overrides: list[str]) -> None:
             with contextlib.redirect_stdout(io.StringIO()) as output:
                 code = preflight([*common, *more])
             told.append({"code": code, **json.loads(output.getvalue())})
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            code = pipeline([*common[1:], "train.workers=3", "train.batch_size=9", "run.name=refused"])
+        told.append({"code": code, "error": errors.getvalue()})
         (folder / "told.json").write_text(json.dumps(told))
     finally:
         cluster.shutdown()

@@ -186,7 +186,7 @@ def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
             timeout=500,
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
-        well, crowded, lost = json.loads((folder / "told.json").read_text())
+        well, crowded, lost, refused = json.loads((folder / "told.json").read_text())
     check_bucket(Storage.from_config(s3))
     assert well["code"] == 0 and well["ok"], well
     seen = {finding["check"]: finding for finding in well["findings"]}
@@ -201,3 +201,5 @@ def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
         "train.workers"
     ]
     assert lost["code"] == 1 and {f["check"] for f in lost["findings"] if f["state"] == "FAIL"} == {"bucket: list"}
+    assert refused["code"] == 1 and "preflight: 1 of" in refused["error"] and "train.workers" in refused["error"]
+    assert not Storage.from_config(s3).list("refused")  # so the name is free for other settings

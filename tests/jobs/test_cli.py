@@ -89,6 +89,23 @@ def test_another_config_under_the_same_name_is_2(run):
     assert code == 2 and "train.batch_size: 32 -> 16" in err
 
 
+def test_settings_that_are_refused_first_take_no_run_name(tmp_path, capfd):
+    settings = f"run: {{name: here}}\nstorage: {{uri: {tmp_path / 'storage'}}}\ncluster: {{address: local}}\n"
+    (tmp_path / "config.yaml").write_text(settings)
+
+    def look(config, storage):
+        if config.train.batch_size > 8:
+            raise UserError("lower train.batch_size")
+
+    def run(*more):
+        argv = ["--config", str(tmp_path / "config.yaml"), *more]
+        return run_job("train", lambda config, storage: {}, needs_ray=False, first=look, argv=argv)
+
+    assert run() == 1 and capfd.readouterr().err == "train: error: lower train.batch_size\n"
+    assert not (tmp_path / "storage/here").exists()
+    assert run("train.batch_size=8") == 0  # what the error asked for
+
+
 def test_a_user_error_is_1_in_one_line_and_writes_no_result(run, tmp_path):
     def main(config, storage):
         raise UserError("videos/a.mp4 is empty; fetch it again.")
