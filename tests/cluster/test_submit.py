@@ -1,12 +1,15 @@
 """Jobs through `ray job submit` and jobs.submit to a real head with token authentication, storage on a real S3 server."""
 
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from head import ROOT, Head
 
+from jobs.packing import Package
 from robust.storage import Storage
 
 
@@ -86,3 +89,20 @@ def test_jobs_submit_refuses_what_cannot_work_before_it_asks_a_cluster(capsys):
     assert "train.batch_size" in capsys.readouterr().err
     assert main(["train", "--address", "http://127.0.0.1:9", "--profile", "demo"]) == 2
     assert "cluster.address=auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["train", "pipeline"])
+def test_what_preflight_says_would_fail_is_not_begun(stage):
+    from jobs import cli, preflight, submit
+
+    given = ["--config", "my config.yaml", "--profile", "small", "run.name=a b"]
+    line = submit.entrypoint(submit.parse_arguments([stage, *given]), Package(Path("p.zip"), 1, 1, "my config.yaml"))
+    *looks, job = [shlex.split(command) for command in line.split(" && ")]
+    if stage == "pipeline":  # it looks itself: tests/cluster/test_preflight.py
+        assert looks == [] and job == ["python", "-m", "jobs.pipeline", *given]
+        return
+    assert looks == [["python", "-m", "jobs.preflight", "--stage", stage, *given]]
+    assert job == ["exec", "python", "-m", f"jobs.{stage}", *given]
+    looked, done = preflight.parse_arguments(looks[0][3:]), cli.parse_arguments(stage, job[4:])
+    assert looked.stage == stage and looked.overrides == done.overrides == ["run.name=a b"]
+    assert looked.profile == done.profile == "small" and looked.config == done.config == "my config.yaml"
