@@ -63,14 +63,18 @@ class GcsObjects:
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         if if_absent:
             return write_claimed(self, key, data, budget_s=self.config.retry_budget_s)
-        with self._explained("write", key), self._files.open_output_stream(self._path(key)) as sink:
-            sink.write(data)
+        self._put(key, data)
         return True
 
     def upload(self, local_path: Path, key: str) -> None:
-        with explain_local("read", local_path), open(local_path, "rb") as source, self._explained("write", key):
-            with self._files.open_output_stream(self._path(key)) as sink:
-                shutil.copyfileobj(source, sink, COPY_BYTES)
+        with explain_local("read", local_path), pyarrow.memory_map(str(local_path)) as source:
+            content = source.read_buffer()
+        self._put(key, content)
+
+    def _put(self, key: str, content) -> None:
+        """In one write: leaving the stream makes an object of what was written so far, after an error too."""
+        with self._explained("write", key), self._files.open_output_stream(self._path(key)) as sink:
+            sink.write(content)
 
     def list(self, folder: str) -> list[str]:
         return [key for key in self.list_times(folder) if not key.startswith(f"{CLAIMS}/")]

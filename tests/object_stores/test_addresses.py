@@ -1,5 +1,6 @@
 """Addresses of each kind of store, and gs:// as far as it goes without Google."""
 
+import os
 import pickle
 
 import pyarrow.fs
@@ -8,7 +9,7 @@ import pytest
 from robust.config import StorageConfig
 from robust.errors import ConfigError, UserError
 from robust.object_stores.address import bucket_path, holds_credentials, local_path
-from robust.object_stores.gcs import explain_gcs
+from robust.object_stores.gcs import GcsObjects, explain_gcs
 from robust.storage import MissingObject, Storage, is_s3, open_input
 
 
@@ -68,6 +69,39 @@ def test_a_google_bucket_that_does_not_answer_is_told(nowhere, monkeypatch):
     with pytest.raises(UserError, match="cannot read gs://bucket/runs/a: .*credentials|does not answer") as told:
         Storage(nowhere).read_bytes("a")
     assert not isinstance(told.value, MissingObject)
+
+
+class Interrupted(pyarrow.fs.LocalFileSystem):
+    """Streams of which only the first write arrives; closing them publishes what has, as Google's client does."""
+
+    def open_output_stream(self, path, **_):
+        opened = super().open_output_stream(path)
+
+        class Stream:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *_):
+                opened.close()
+
+            def write(self, data):
+                if opened.tell():
+                    raise RuntimeError("interrupted")
+                opened.write(data)
+
+        return Stream()
+
+
+@pytest.mark.parametrize("size", [0, 1, 9 * 2**20])
+def test_an_upload_to_google_is_all_or_nothing(nowhere, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(GcsObjects, "_files", Interrupted())
+    (tmp_path / "report").write_bytes(content := os.urandom(size))
+    store = GcsObjects(nowhere, str(tmp_path))
+    store.upload(tmp_path / "report", "object")
+    assert (tmp_path / "object").read_bytes() == content
+    with pytest.raises(UserError, match="gone"):
+        store.upload(tmp_path / "gone", "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
