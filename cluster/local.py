@@ -30,6 +30,8 @@ from robust.storage import is_s3
 logger = logging.getLogger(__name__)
 
 SESSION_MARK = "DEEPFAKE_RAY_SESSION"
+FOLDER_WAIT_S = 60.0
+"""For the folder of the S3 server: cluster.monitor reads it for cluster/monitoring/event_files.LONGEST_S at most."""
 
 
 class LocalCluster:
@@ -87,7 +89,8 @@ class LocalCluster:
     def _start(self) -> None:
         cluster, outputs = self.config.cluster, Path(self.config.cluster.outputs).absolute()
         if cluster.local_s3:
-            self.s3 = self._undo.enter_context(S3Server(outputs / "s3", bucket=bucket_of(self.config.storage.uri)))
+            server = S3Server(outputs / "s3", bucket=bucket_of(self.config.storage.uri), wait_s=FOLDER_WAIT_S)
+            self.s3 = self._undo.enter_context(server)
             self._undo.enter_context(_environment(self.s3.environment, without=("AWS_PROFILE", "AWS_SESSION_TOKEN")))
         if self.needs_ray:
             self._undo.enter_context(_environment(_ray_environment(cluster, outputs / "ray"), without=("RAY_ADDRESS",)))

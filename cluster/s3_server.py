@@ -25,7 +25,6 @@ from botocore.credentials import Credentials
 from robust.errors import UserError
 
 PORT_TRIES = 5
-LOCK_WAIT_S = 5.0
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
 
 # Becomes the server after asking the kernel (Linux) to kill it when its parent dies, also by kill -9. A process of its
@@ -48,14 +47,15 @@ class S3Server:
         environment: what a client process needs: the endpoint, the region and the keys.
     """
 
-    def __init__(self, folder: str | Path, *, bucket: str, keys: dict[str, str] | None = None):
+    def __init__(self, folder: str | Path, *, bucket: str, keys: dict[str, str] | None = None, wait_s: float = 5.0):
         """
         Args:
             folder: holds `data/`, `weed.log` and the keys; one server at a time.
             bucket: made if it is not there; 3 to 63 characters.
             keys: {"access_key", "secret_key"}; default: those in the folder, made at the first start.
+            wait_s: for another server on the folder to end; one whose job was just killed takes a moment to die.
         """
-        self.folder, self.bucket, self.keys = Path(folder).absolute(), bucket, keys
+        self.folder, self.bucket, self.keys, self.wait_s = Path(folder).absolute(), bucket, keys, wait_s
         self.process = self.port = self._lock = None
 
     @classmethod
@@ -89,7 +89,7 @@ class S3Server:
     def start(self, timeout_s: float = 60.0) -> "S3Server":
         """Returns when the server answers. Raises UserError when it cannot be started."""
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
+        self._lock = _lock(self.folder, self.wait_s)
         self._tidy_after_a_crash()
         self.keys = self.keys or load_keys(self.folder / "keys.json")
         for _ in range(PORT_TRIES):
@@ -231,13 +231,13 @@ def free_port_block() -> int:
     raise UserError("no ten free ports between 20000 and 42000 on 127.0.0.1 for the local S3 server.")
 
 
-def _lock(folder: Path):
+def _lock(folder: Path, wait_s: float):
     """An open, locked file; the lock goes when the last process that holds it open is gone.
 
-    A server whose job was just killed takes a moment to die, so the lock is tried for a while.
+    Raises: UserError: another process holds it for longer than wait_s.
     """
     lock = open(folder / "lock", "w")
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,11 +9,13 @@ appended here.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileType
 
 from robust.monitoring.tensorboard_layout import layout_event
+from robust.errors import UserError
 from robust.storage import Storage
 
 EVENTS = "events.out.tfevents"
@@ -21,9 +23,16 @@ PARTS = {"tensorboard": "", "tune/trials": "tune"}
 """Folders of a run that hold event files, and where they go; Ray Tune writes its own, a folder a trial."""
 
 
-def sync(storage: Storage, run: str, folder: Path) -> int:
-    """Brings `folder` up to date with the run's event files; returns how many bytes were fetched."""
-    fetched, present = 0, set()
+LONGEST_S = 20.0
+"""For one `sync`: a job that wants to start its S3 server waits for the end of it (cluster/local.py)."""
+
+
+def sync(storage: Storage, run: str, folder: Path, *, longest_s: float = LONGEST_S) -> int:
+    """Brings `folder` up to date with the run's event files; returns how many bytes were fetched.
+
+    Raises: UserError: the time was not enough for all files; the next call goes on with the rest.
+    """
+    until, fetched, wanted = time.monotonic() + longest_s, 0, []
     for part, place in PARTS.items():
         filesystem, top = storage.arrow(f"{run}/{part}")
         for info in filesystem.get_file_info(FileSelector(top, recursive=True, allow_not_found=True)):
@@ -31,9 +40,12 @@ def sync(storage: Storage, run: str, folder: Path) -> int:
                 inside = PurePosixPath(info.path).relative_to(
                     PurePosixPath(top.lstrip("/") if not info.path.startswith("/") else top)
                 )
-                local = folder / place / Path(*inside.parts)
-                present.add(local)
-                fetched += _catch_up(filesystem, info, local)
+                wanted.append((filesystem, info, folder / place / Path(*inside.parts)))
+    for number, (filesystem, info, local) in enumerate(wanted):
+        if fetched and time.monotonic() > until:
+            raise UserError(f"{number} of {len(wanted)} event files were read in {longest_s:g} s; the others follow.")
+        fetched += _catch_up(filesystem, info, local)
+    present = {local for _, _, local in wanted}
     for gone in (
         {path for path in folder.rglob(f"*{EVENTS}*")}
         - present

@@ -16,12 +16,13 @@ from robust.storage import Storage
 class RunStorage:
     """Opens the storage again and again; `with storage.open() as opened: ...` gives None where nothing can be new.
 
-    A job's S3 server is joined while it runs. When none runs, it is started here for a moment, once after each job.
+    A job's S3 server is joined while it runs. When none runs, it is started here for a moment, once after each job; again
+    if what was to be read then was not read to its end.
     """
 
     def __init__(self, config: Config):
         self.config, self.folder = config, Path(config.cluster.outputs).absolute() / "s3"
-        self._seen: float | None = None  # when the port was written of the last server that was started here
+        self._seen: float | None = None  # when the port was written of the last server from which all was read
 
     @contextmanager
     def open(self) -> Iterator[Storage | None]:
@@ -38,8 +39,9 @@ class RunStorage:
             yield None
         else:
             with S3Server(self.folder, bucket=bucket_of(bucket)) as server, _environment(server.environment):
-                self._seen = port.stat().st_mtime
+                started = port.stat().st_mtime
                 yield Storage.from_config(self.config.storage)
+                self._seen = started
 
 
 def _running(path: Path) -> int | None:

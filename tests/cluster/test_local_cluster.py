@@ -11,6 +11,7 @@ import pytest
 from processes import Marked, listening
 
 from cluster.local import LocalCluster
+from cluster.monitoring import event_files
 from cluster.s3_server import S3Server
 from robust.config import StorageConfig, parse
 from robust.errors import ConfigError
@@ -128,6 +129,7 @@ def test_the_environment_is_put_back(tmp_path, monkeypatch):
     config = parse({"storage": {"uri": "s3://runs/demo"},
                     "cluster": {"address": "local", "local_s3": True, "outputs": str(tmp_path)}})
     with pytest.raises(KeyError), LocalCluster(config, needs_ray=False) as cluster:
+        assert cluster.s3.wait_s > 2 * event_files.LONGEST_S  # the monitor may hold the folder for so long
         assert os.environ["AWS_ENDPOINT_URL"] == cluster.s3.endpoint_url and "AWS_PROFILE" not in os.environ
         Storage.from_config(config.storage).check()
         raise KeyError("x")

@@ -244,6 +244,16 @@ def test_event_files_are_followed_as_they_grow_and_go(storage, tmp_path):
     log.close()
 
 
+def test_a_look_that_takes_too_long_goes_on_in_the_next(local_storage, tmp_path):
+    for name in "abc":
+        local_storage.write_bytes(f"run/tensorboard/{name}/events.out.tfevents.1.host", b"12345")
+    for left in (2, 1):  # at least one file each time
+        with pytest.raises(UserError, match=f"{3 - left} of 3 event files .*the others follow"):
+            event_files.sync(local_storage, "run", tmp_path / "copy", longest_s=0)
+    assert event_files.sync(local_storage, "run", tmp_path / "copy", longest_s=0) == 5
+    assert len(list((tmp_path / "copy").rglob("events*"))) == 3
+
+
 def test_the_storage_is_read_during_a_job_with_its_own_server_and_after_it(tmp_path):
     config = parse({"storage": {"uri": "s3://demo/runs", "addressing_style": "path"},
                     "cluster": {"address": "local", "local_s3": True, "outputs": str(tmp_path)}})
@@ -253,6 +263,8 @@ def test_the_storage_is_read_during_a_job_with_its_own_server_and_after_it(tmp_p
     with S3Server(tmp_path / "s3", bucket="demo"):  # a job
         with watched.open() as storage:
             storage.write_bytes("run/a", b"1")
+    with pytest.raises(UserError, match="the others follow"), watched.open():
+        raise UserError("1 of 2 event files were read; the others follow")
     with watched.open() as storage:
         assert storage.list() == ["run/a"]
     with watched.open() as storage:

@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from processes import Marked
 
+from cluster import s3_server
 from cluster.s3_server import S3Server, load_keys
 from robust.config import StorageConfig
 from robust.errors import UserError
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.cluster
 
 DRIVER = """
 import sys, time
+from cluster import s3_server
 from cluster.s3_server import S3Server
 server = S3Server(sys.argv[1], bucket="data").start()
 print(server.port, flush=True)
@@ -42,6 +45,14 @@ def test_data_survives_a_crash_and_a_restart(tmp_path, monkeypatch):
     with S3Server(tmp_path, bucket="data") as server:
         storage = storage_of(server, monkeypatch)
         assert storage.list() == ["a", "b"] and storage.read_bytes("a") == b"x" * 100_000
+
+
+def test_a_server_waits_for_one_that_is_about_to_end(tmp_path):
+    held = s3_server._lock(tmp_path, 0)
+    with pytest.raises(UserError, match="another job runs the S3 server"):
+        s3_server._lock(tmp_path, 0.2)
+    threading.Timer(0.5, held.close).start()
+    s3_server._lock(tmp_path, 20).close()
 
 
 def test_a_bad_bucket_name_is_refused_and_nothing_runs(tmp_path):
