@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extraction_kills import Job, encode, environment
+from benchmarks.extraction_kills import Job, encode
+from cluster.environment import environment
 from cluster.s3_server import S3Server
 from jobs.extract import extract, extraction_fingerprint, videos_of
 from robust.config import Config, dump_yaml, parse

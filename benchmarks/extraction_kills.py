@@ -31,6 +31,7 @@ import ray  # noqa: F401  makes psutil importable: it must come first
 # isort: split
 import psutil
 
+from cluster.environment import environment
 from cluster.s3_server import S3Server
 from robust.config import Config, dump_yaml, parse
 from robust.data.fetch import PACKAGES, fetch_member
@@ -191,17 +192,6 @@ def objects(storage: Storage, run: str) -> dict[str, bytes]:
     folder = f"{run}/faces/"
     return {key.removeprefix(folder): storage.read_bytes(key) for key in storage.list(folder.rstrip("/"))
             if key != f"{folder}result.json"}
-
-
-@contextmanager
-def environment(values: dict[str, str]):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 @contextmanager

@@ -20,8 +20,9 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from cluster.environment import environment
 from cluster.guardian import end_session
-from cluster.s3_server import S3Server, write_private
+from cluster.s3_server import OTHERS, S3Server, write_private
 from robust.config import ClusterConfig, Config
 from robust.errors import ConfigError, UserError
 from robust.object_stores.address import bucket_of
@@ -91,9 +92,9 @@ class LocalCluster:
         if cluster.local_s3:
             server = S3Server(outputs / "s3", bucket=bucket_of(self.config.storage.uri), wait_s=FOLDER_WAIT_S)
             self.s3 = self._undo.enter_context(server)
-            self._undo.enter_context(_environment(self.s3.environment, without=("AWS_PROFILE", "AWS_SESSION_TOKEN")))
+            self._undo.enter_context(environment(self.s3.environment, without=OTHERS))
         if self.needs_ray:
-            self._undo.enter_context(_environment(_ray_environment(cluster, outputs / "ray"), without=("RAY_ADDRESS",)))
+            self._undo.enter_context(environment(_ray_environment(cluster, outputs / "ray"), without=("RAY_ADDRESS",)))
             self._start_ray(outputs / "ray")
 
     def _start_ray(self, outputs: Path) -> None:
@@ -101,7 +102,7 @@ class LocalCluster:
         token = folder / "auth_token"  # not the one in outputs: another job's start writes that anew
         write_private(token, _token())
         own = {SESSION_MARK: str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}
-        self._undo.enter_context(_environment(own, without=()))
+        self._undo.enter_context(environment(own))
         self._undo.enter_context(_guarded(folder))
         self._undo.callback(_stop_ray, folder, outputs / "logs")
         from ray._private import ray_constants
@@ -178,23 +179,6 @@ def _ray_environment(cluster: ClusterConfig, outputs: Path) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1" if cluster.dashboard else "0",
     }
-
-
-@contextmanager
-def _environment(values: dict[str, str], *, without: tuple[str, ...]):
-    """Sets environment variables, and puts back what was there."""
-    before = {name: os.environ.get(name) for name in (*values, *without)}
-    for name in without:
-        os.environ.pop(name, None)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _temporary_folder() -> Path:

@@ -26,6 +26,8 @@ from robust.errors import UserError
 
 PORT_TRIES = 5
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
+OTHERS = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
+"""Variables with which a client would use other keys than those of a server's `environment`."""
 
 # Becomes the server after asking the kernel (Linux) to kill it when its parent dies, also by kill -9. A process of its
 # own, because code between fork and exec of a threaded parent may deadlock. argv: parent's pid, then the command.

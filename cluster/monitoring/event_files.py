@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow.fs import FileSelector, FileType
 
-from robust.monitoring.tensorboard_layout import layout_event
 from robust.errors import UserError
+from robust.monitoring.tensorboard_layout import layout_event
 from robust.storage import Storage
 
 EVENTS = "events.out.tfevents"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.s3_server import OPENER, S3Server
+from cluster.environment import environment
+from cluster.s3_server import OPENER, OTHERS, S3Server
 from robust.config import Config
 from robust.object_stores.address import bucket_of
 from robust.storage import Storage
@@ -33,12 +33,16 @@ class RunStorage:
         elif not port.exists() or not (self.folder / "keys.json").exists():
             yield None  # no job has run yet
         elif (running := _running(port)) is not None:
-            with _environment(S3Server.at(self.folder, bucket=bucket_of(bucket), port=running).environment):
+            server = S3Server.at(self.folder, bucket=bucket_of(bucket), port=running)
+            with environment(server.environment, without=OTHERS):
                 yield Storage.from_config(self.config.storage)
         elif port.stat().st_mtime == self._seen:
             yield None
         else:
-            with S3Server(self.folder, bucket=bucket_of(bucket)) as server, _environment(server.environment):
+            with (
+                S3Server(self.folder, bucket=bucket_of(bucket)) as server,
+                environment(server.environment, without=OTHERS),
+            ):
                 started = port.stat().st_mtime
                 yield Storage.from_config(self.config.storage)
                 self._seen = started
@@ -52,16 +56,3 @@ def _running(path: Path) -> int | None:
             return port
     except (OSError, ValueError):
         return None
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    os.environ.pop("AWS_PROFILE", None)
-    os.environ.pop("AWS_SESSION_TOKEN", None)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
