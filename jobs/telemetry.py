@@ -55,10 +55,14 @@ class _Shown:
                 self._thread = threading.Thread(target=self._refresh, name="gauges", daemon=True)
                 self._thread.start()
 
-    def hide(self) -> None:
-        """All of them."""
+    def all(self) -> dict[tuple, tuple[str, float, dict[str, str]]]:
         with self._lock:
-            self._gauges.clear()
+            return dict(self._gauges)
+
+    def hide(self, *, but: Iterable[tuple] = ()) -> None:
+        """All of them but those under these keys."""
+        with self._lock:
+            self._gauges = {key: self._gauges[key] for key in but if key in self._gauges}
 
     def _refresh(self) -> None:
         while True:
@@ -106,19 +110,28 @@ def _told(record: Callable, value: float, labels: dict[str, str]) -> None:
 
 # ---------------------------------------------------------------------------- of a stage
 
+COUNTED = "_counted_as_a_failure"
+"""Attribute of an exception that a stage inside another has counted."""
+
 
 @contextmanager
 def stage_watched(run: str, stage: str) -> Iterator[None]:
-    """Around a stage in the job's own process: whether it runs, and how it failed."""
+    """Around a stage in the job's own process: whether it runs, and how it failed.
+
+    A pipeline is one around others: what it shows stays when one of them ends, and a failure is counted where it arose.
+    """
     hear_storage(run)
+    around = _shown.all()
     show("running", 1, run=run, stage=stage)
     try:
         yield
     except Exception as error:
-        add("failures", run=run, stage=stage, reason=reason_of(error))
+        if not getattr(error, COUNTED, False):
+            add("failures", run=run, stage=stage, reason=reason_of(error))
+            setattr(error, COUNTED, True)
         raise
     finally:
-        _shown.hide()
+        _shown.hide(but=around)
 
 
 def progress_of(config: Config, stage: str) -> Callable[[int, int | None], None]:

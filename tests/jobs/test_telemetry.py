@@ -88,6 +88,31 @@ def test_a_stage_runs_and_how_it_fails(told):
     assert reason_of(KeyError("x")) == "KeyError"
 
 
+def test_a_failure_inside_a_stage_inside_another_is_counted_once(told):
+    with pytest.raises(UserError), telemetry.stage_watched("a", "pipeline"):
+        with telemetry.stage_watched("a", "extract"):
+            pass
+        with telemetry.stage_watched("a", "train"):
+            raise UserError("no crops")
+    assert {key: value for key, value in told.items() if key[0] == "failures"} == {("failures", "a", "train", "UserError"): 1}
+
+
+def test_what_a_stage_shows_stays_when_one_inside_it_ends(monkeypatch):
+    monkeypatch.setattr(telemetry, "_ray_runs", lambda: True)
+    monkeypatch.setattr(telemetry, "_made", lambda name: type("Gauge", (), {"set": lambda self, value, tags: None})())
+    monkeypatch.setattr(telemetry, "_shown", telemetry._Shown())
+
+    def shown():
+        return [(name, labels["stage"]) for name, _, labels in telemetry._shown.all().values()]
+
+    with telemetry.stage_watched("a", "pipeline"):
+        with telemetry.stage_watched("a", "extract"):
+            telemetry.show("progress", 3, run="a", stage="extract")
+            assert shown() == [("running", "pipeline"), ("running", "extract"), ("progress", "extract")]
+        assert shown() == [("running", "pipeline")]
+    assert shown() == []
+
+
 def test_progress_and_videos(told):
     config = parse({"run": {"name": "a"}})
     with Progress("extract", total=3, unit="videos", observe=telemetry.progress_of(config, "extract"), interval_s=60) as progress:
