@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -96,7 +95,7 @@ def quick(config: Config, storage: Storage, stages: Sequence[str]) -> list[Findi
     return [
         *verdicts.room([demand for demand in demands(config) if demand.stage in stages], list(there.values())),
         *verdicts.bucket(storage.uri(), {"this machine": node.bucket(config.storage, None)}),
-        verdicts.disk("this machine", node.space(tempfile.gettempdir())),
+        verdicts.disk("this machine", node.space(session_folder())),
     ]
 
 
@@ -179,7 +178,12 @@ def ask_nodes(
 
 def node_report(storage: StorageConfig, probe: str) -> dict:
     """Runs on the node."""
-    return node.report(storage, probe, ray._private.worker._global_node.get_session_dir_path())
+    return node.report(storage, probe, session_folder())
+
+
+def session_folder() -> str:
+    """Where Ray puts logs, and objects for which its store has no room, on this machine."""
+    return ray._private.worker._global_node.get_session_dir_path()
 
 
 def on_node(function: Callable, identity: str, **resources):

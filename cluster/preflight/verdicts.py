@@ -14,7 +14,8 @@ SKEW_NOTED_S, SKEW_REFUSED_S = 5.0, 600.0
 """S3 refuses signatures of a clock that is 15 minutes off."""
 DISK_FULL_SHARE = 0.95
 """From there on Ray puts no objects on a disk when its store is full, and the work that made them fails."""
-DISK_LOW, DISK_LEAST = 10 * GIB, 2 * GIB
+DISK_LOW, DISK_LEAST = 10 * GIB, GIB // 4
+"""What a node should have for objects and models, and what it must have for logs and code alone."""
 SHM_OF_GPUS = GIB
 """NCCL needs some hundred MiB there; a container has 64 MiB unless it is told otherwise."""
 GPU_RESERVE = 0.95

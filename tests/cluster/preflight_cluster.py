@@ -20,8 +20,13 @@ def main(folder: Path, overrides: list[str]) -> None:
     )
     from ray.cluster_utils import Cluster
 
+    from cluster.local import LocalCluster
+    from cluster.preflight import as_json
     from jobs.pipeline import main as pipeline
     from jobs.preflight import main as preflight
+    from jobs.preflight import quick, session_folder
+    from robust.config import load_config
+    from robust.storage import Storage
 
     small = dict(object_store_memory=100 * 2**20)
     cluster = patiently(
@@ -40,6 +45,10 @@ def main(folder: Path, overrides: list[str]) -> None:
         with contextlib.redirect_stderr(io.StringIO()) as errors:
             code = pipeline([*common[1:], "train.workers=3", "train.batch_size=9", "run.name=refused"])
         told.append({"code": code, "error": errors.getvalue()})
+        config = load_config(folder / "config.yaml", common[3:])
+        with LocalCluster(config):
+            findings = as_json(quick(config, Storage.from_config(config.storage), ["train"]))
+            told.append({**findings, "session": str(Path(session_folder()).resolve())})
         (folder / "told.json").write_text(json.dumps(told))
     finally:
         cluster.shutdown()

@@ -85,7 +85,8 @@ def test_disks_and_shared_memory():
     def disk(total, free):
         return verdicts.disk("a", {"folder": "/", "total": total * GIB, "free": free * GIB}).state
 
-    assert [disk(100, 50), disk(100, 9), disk(100, 1), disk(1000, 40), disk(20, 9)] == [OK, NOTE, FAIL, NOTE, NOTE]
+    assert [disk(100, 50), disk(100, 9), disk(100, 0.2), disk(1000, 40), disk(20, 9)] == [OK, NOTE, FAIL, NOTE, NOTE]
+    assert [disk(1, 0.9), disk(0.5, 0.4), disk(0.5, 0.2)] == [NOTE, NOTE, FAIL]  # a small /tmp in memory is enough
     cpu, gpu = Node("a", 1, 0, GIB // 2), Node("a", 1, 1, GIB // 2)
 
     def shm(one, gib, *, together=True):
@@ -186,7 +187,7 @@ def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
             timeout=500,
         )
         assert ended.returncode == 0, ended.stderr[-3000:]
-        well, crowded, lost, refused = json.loads((folder / "told.json").read_text())
+        well, crowded, lost, refused, here = json.loads((folder / "told.json").read_text())
     check_bucket(Storage.from_config(s3))
     assert well["code"] == 0 and well["ok"], well
     seen = {finding["check"]: finding for finding in well["findings"]}
@@ -203,3 +204,5 @@ def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
     assert lost["code"] == 1 and {f["check"] for f in lost["findings"] if f["state"] == "FAIL"} == {"bucket: list"}
     assert refused["code"] == 1 and "preflight: 1 of" in refused["error"] and "train.workers" in refused["error"]
     assert not Storage.from_config(s3).list("refused")  # so the name is free for other settings
+    assert [f["check"] for f in here["findings"]] == ["room", "bucket", "disk"]
+    assert here["findings"][-1]["seen"].endswith(f"at {here['session']}") and here["session"].startswith(short)
