@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import ssl
 import time
@@ -23,6 +24,8 @@ from robust.storage import Storage, is_s3
 
 SHARED = ".preflight"
 """Folder of the probe objects below storage.uri; no run can have the name."""
+RANDOM = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+"""Names of probe objects, of their claims and partial files."""
 
 
 def report(storage: StorageConfig, probe: str, temporary: str) -> dict:
@@ -105,7 +108,7 @@ def _outcome(step: Callable[[], str | None]) -> str | None:
     try:
         return step() or None
     except UserError as error:
-        return str(error)
+        return RANDOM.sub("*", str(error))  # the same on all nodes, so that they can be told as one
 
 
 def bucket_clock(config: StorageConfig) -> dict | None:

@@ -135,8 +135,10 @@ REMEDIES = {
 def bucket(uri: str, told: Mapping[str, dict[str, str | None]]) -> list[Finding]:
     """
     Args:
-        told: of each node by name: {step: None or what went wrong}.
+        told: of each node by name: {step: None or what went wrong}; nothing of nodes that did not answer.
     """
+    if not told:
+        return []
     wrong = Counter((step, error) for steps in told.values() for step, error in steps.items() if error)
     findings = []
     for (step, error), count in wrong.items():
@@ -145,7 +147,7 @@ def bucket(uri: str, told: Mapping[str, dict[str, str | None]]) -> list[Finding]
         findings.append(Finding(f"bucket: {step}", where, FAIL, error, REMEDIES[step]))
     if findings:
         return findings
-    steps = ", ".join(next(iter(told.values()), {}))
+    steps = ", ".join(next(iter(told.values())))
     return [Finding("bucket", several(len(told)), OK, f"{uri}: {steps}")]
 
 

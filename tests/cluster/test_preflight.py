@@ -160,6 +160,16 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     assert list(told) == ["list"] and verdicts.bucket("x", {"a": told})[0].state == FAIL
 
 
+def test_nodes_that_meet_the_same_error_are_one_line(tmp_path):
+    (tmp_path / ".preflight").write_text("")  # so nothing can be written below it
+    config = StorageConfig(uri=str(tmp_path))
+    told = {name: node.bucket(config, ".preflight/0123456789abcdef0123456789abcdef") for name in "abcd"}
+    found = verdicts.bucket("x", told)
+    assert [(finding.check, finding.where) for finding in found] == [("bucket: write", "all nodes"), ("bucket: delete", "all nodes")]
+    assert "/.preflight" in found[0].seen
+    assert verdicts.bucket("x", {}) == []
+
+
 @pytest.mark.cluster
 @pytest.mark.head
 def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
