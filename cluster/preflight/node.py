@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import os
 import platform
@@ -114,20 +115,21 @@ def _outcome(step: Callable[[], str | None]) -> str | None:
 def bucket_clock(config: StorageConfig) -> dict | None:
     """{"before", "date", "after"}: seconds of this machine around an answer of the object store, and the answer's Date.
 
-    None: no S3, or no answer with a Date. Nothing is signed: a refusal has a Date, too.
+    None: no S3, no answer with a Date, or settings that `bucket` tells to be wrong. Nothing is signed: a refusal has a
+    Date, too.
     """
     if not is_s3(config.uri):
         return None
-    address = endpoint_url(config) or f"https://s3.{region_of(config)}.amazonaws.com"
-    context = ssl.create_default_context(cafile=ca_bundle(config))
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    before = time.time()
     try:
+        address = endpoint_url(config) or f"https://s3.{region_of(config)}.amazonaws.com"
+        context = ssl.create_default_context(cafile=ca_bundle(config))
+        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+        before = time.time()
         with opener.open(urllib.request.Request(address, method="HEAD"), timeout=10) as answer:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as error:
         date = error.headers["Date"]
-    except OSError:
+    except (OSError, UserError, http.client.HTTPException):
         return None
     try:
         return {"before": before, "date": parsedate_to_datetime(date).timestamp(), "after": time.time()}

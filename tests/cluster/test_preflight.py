@@ -170,6 +170,14 @@ def test_nodes_that_meet_the_same_error_are_one_line(tmp_path):
     assert verdicts.bucket("x", {}) == []
 
 
+@pytest.mark.parametrize("wrong, told", [({"ca_bundle": "/nowhere.pem"}, "ca_bundle"), ({}, "endpoint_url")])
+def test_a_node_with_wrong_settings_of_the_bucket_still_reports(tmp_path, monkeypatch, wrong, told):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://127.0.0.1:9" if wrong else "127.0.0.1:9")
+    report = node.report(StorageConfig(uri="s3://b/p", **wrong), ".preflight/x", str(tmp_path))
+    assert report["bucket_clock"] is None and report["disk"]["folder"] == str(tmp_path)
+    assert list(report["bucket"]) == ["list"] and told in report["bucket"]["list"]
+
+
 @pytest.mark.cluster
 @pytest.mark.head
 def test_a_cluster_of_three_nodes_and_a_real_bucket(s3, s3_server):
