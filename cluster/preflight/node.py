@@ -79,13 +79,13 @@ def bucket(config: StorageConfig, probe: str | None) -> dict[str, str | None]:
 
     def refuses_a_second() -> str | None:
         again = storage.write_bytes(key, b"second", if_absent=True)
-        return "an object that was there was written over although If-None-Match was asked for" if again else None
+        return "what was to be written only where there is nothing replaced an object" if again else None
 
     steps: list[tuple[str, Callable[[], str | None]]] = [
         ("list", storage.check),
         ("write", lambda: None if storage.write_bytes(key, b"first", if_absent=True) else "a new object was refused"),
         ("read", lambda: None if storage.read_bytes(key) == b"first" else "other bytes came back"),
-        ("conditional write", refuses_a_second),
+        ("write once", refuses_a_second),
         ("shared", lambda: None if probe is None or storage.read_bytes(probe) else "the driver's object is empty"),
         ("list folder", lambda: None if key in storage.list(SHARED) else "a new object is not in the list"),
     ]

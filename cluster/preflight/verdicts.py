@@ -124,8 +124,7 @@ REMEDIES = {
     "list": "check storage.uri, storage.endpoint_url and this machine's credentials and network",
     "write": "the credentials need s3:PutObject below storage.uri",
     "read": "the credentials need s3:GetObject below storage.uri",
-    "conditional write": "the store ignores conditional writes, so two jobs could take the same run name: use one that has them, "
-    "or never start two jobs of one name",
+    "write once": "two jobs could take the same run name: keep the runs in another store, or never start two jobs of one name",
     "shared": "storage.uri is not the same place on every node: give a bucket, or a folder on a disk that all share",
     "list folder": "the credentials need s3:ListBucket for the whole prefix",
     "delete": "the credentials need s3:DeleteObject below storage.uri; what is left lies in .preflight/",

@@ -128,7 +128,7 @@ def test_the_table_says_what_to_do_and_json_has_the_same():
 
 def check_bucket(storage: Storage):
     told = node.bucket(storage.config, None)
-    assert list(told) == ["list", "write", "read", "conditional write", "shared", "list folder", "delete"] and not any(
+    assert list(told) == ["list", "write", "read", "write once", "shared", "list folder", "delete"] and not any(
         told.values()
     )
     assert storage.list(".preflight") == []
@@ -141,14 +141,14 @@ def test_the_probe_of_a_folder_leaves_nothing(local_storage):
     check_bucket(local_storage)
 
 
-def test_a_store_without_conditional_writes_is_told(local_storage, monkeypatch):
+def test_a_store_that_writes_over_what_is_there_is_told(local_storage, monkeypatch):
     honest = LocalObjects.write
     monkeypatch.setattr(LocalObjects, "write", lambda self, key, data, if_absent: honest(self, key, data, False))
     told = node.bucket(local_storage.config, None)
-    assert [step for step, error in told.items() if error] == ["conditional write"]
+    assert [step for step, error in told.items() if error] == ["write once"]
     (found,) = verdicts.bucket("x", {"a": told, "b": told})
     assert (found.check, found.where, found.state) == (
-        "bucket: conditional write",
+        "bucket: write once",
         "all nodes",
         FAIL,
     ) and "run name" in found.remedy
