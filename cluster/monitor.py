@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -22,13 +23,15 @@ import yaml
 from cluster.monitoring import event_files, targets
 from cluster.monitoring.alerts import rules_yaml
 from cluster.monitoring.dashboards import dashboard, rays_own
-from cluster.monitoring.prometheus import Prometheus, find_prometheus, require_free, tied
+from cluster.monitoring.prometheus import Prometheus, find_prometheus, require_free
 from cluster.monitoring.run_storage import RunStorage
+from cluster.tied_process import served
 from robust.config import Config, default_config, load_config
 from robust.errors import ConfigError, UserError
 
 LOOK_S = 5
 SYNC_S = 15
+TENSORBOARD_LOG = "tensorboard.log"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,33 +120,15 @@ def _sync(storage: RunStorage, run: str, events: Path, before: str) -> str:
         return f"run {run}, not up to date: {str(error).splitlines()[0][:200]}"
 
 
-def tensorboard(events: Path, port: int) -> _Stopped:
-    """The server, as a context manager. Raises: UserError: its port is taken."""
+@contextmanager
+def tensorboard(events: Path, port: int) -> Iterator[subprocess.Popen]:
+    """The server. Raises: UserError: its port is taken."""
     require_free(port, "--tensorboard-port")
-    log = open(events.parent / "tensorboard.log", "w")
     program = Path(sys.executable).with_name("tensorboard")
     command = [str(program), "--logdir", str(events), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--reload_interval", str(SYNC_S), "--reload_multifile", "true"]
-    quiet = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    return _Stopped(subprocess.Popen(tied(command), start_new_session=True, **quiet))
-
-
-class _Stopped:
-    """A process that is stopped on leaving."""
-
-    def __init__(self, process: subprocess.Popen):
-        self.process = process
-
-    def __enter__(self) -> subprocess.Popen:
-        return self.process
-
-    def __exit__(self, *_) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    with served(command, events.parent / TENSORBOARD_LOG, patience_s=10) as process:
+        yield process
 
 
 def write_files(folder: Path, prometheus_port: int) -> None:

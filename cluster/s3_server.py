@@ -22,23 +22,13 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from cluster.tied_process import end, tied
 from robust.errors import UserError
 
 PORT_TRIES = 5
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
 OTHERS = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
 """Variables with which a client would use other keys than those of a server's `environment`."""
-
-# Becomes the server after asking the kernel (Linux) to kill it when its parent dies, also by kill -9. A process of its
-# own, because code between fork and exec of a threaded parent may deadlock. argv: parent's pid, then the command.
-LAUNCHER = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the parent died")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class S3Server:
@@ -122,11 +112,7 @@ class S3Server:
     def _stop_process(self) -> None:
         if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        end(self.process, 10)
         self.process = None
         _remove_sockets(self.port)
 
@@ -148,7 +134,7 @@ class S3Server:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with open(self.folder / "weed.log", "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command],
+                tied(command),
                 env={**inherited, **self.environment},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C goes to the job, which still writes while it stops

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.parse
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
 
 from cluster.monitoring.alerts import rules_yaml
-from cluster.s3_server import LAUNCHER, OPENER
+from cluster.s3_server import OPENER
+from cluster.tied_process import served
 from robust.errors import UserError
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "prometheus"
@@ -129,22 +129,12 @@ def require_free(port: int, option: str) -> None:
             raise UserError(f"port {port} is taken; stop what uses it, or give another with {option}.") from error
 
 
-def tied(command: list[str]) -> list[str]:
-    """The command of a server that dies with this process, however that dies (Linux)."""
-    return [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
-
-
 class Prometheus:
     """`with Prometheus(folder, port=9090) as prometheus: prometheus.query("up")`; keeps its data in `folder`."""
 
     def __init__(self, folder: Path, *, port: int, interval_s: float = 10, keep: str = "30d"):
-        self.folder, self.port, self.interval_s, self.keep, self.process = (
-            folder.absolute(),
-            port,
-            interval_s,
-            keep,
-            None,
-        )
+        self.folder, self.port, self.interval_s, self.keep = folder.absolute(), port, interval_s, keep
+        self.log, self._undo = self.folder / "prometheus.log", ExitStack()
 
     @property
     def url(self) -> str:
@@ -154,24 +144,17 @@ class Prometheus:
         require_free(self.port, "--prometheus-port")
         program = find_prometheus()
         config = write_config(self.folder, interval_s=self.interval_s)
-        self.log = open(self.folder / "prometheus.log", "w")
-        self.process = subprocess.Popen(
-            tied([
-                str(program),
-                f"--config.file={config}",
-                f"--web.listen-address=127.0.0.1:{self.port}",
-                f"--storage.tsdb.path={self.folder / 'data'}",
-                f"--storage.tsdb.retention.time={self.keep}",
-                "--log.level=warn",
-                rf"--web.cors.origin=http://127\.0\.0\.1:{self.port}",  # by default any page in your browser may ask it
-                *_pages(program),
-            ]),
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=self.folder,
-        )
+        command = [
+            str(program),
+            f"--config.file={config}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--storage.tsdb.retention.time={self.keep}",
+            "--log.level=warn",
+            rf"--web.cors.origin=http://127\.0\.0\.1:{self.port}",  # by default any page in your browser may ask it
+            *_pages(program),
+        ]
+        self.process = self._undo.enter_context(served(command, self.log, patience_s=20, cwd=self.folder))
         deadline = time.monotonic() + 30
         while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -183,14 +166,7 @@ class Prometheus:
         return self
 
     def __exit__(self, *_) -> None:
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.log.close()
+        self._undo.close()
 
     def _is_ready(self) -> bool:
         try:
@@ -200,7 +176,7 @@ class Prometheus:
             return False
 
     def _last_words(self) -> str:
-        lines = (self.folder / "prometheus.log").read_text().strip().splitlines()
+        lines = self.log.read_text().strip().splitlines()
         return lines[-1][:300] if lines else "it said nothing"
 
     def query(self, expr: str) -> list[dict]:
