@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from robust.errors import ConfigError, UserError
 
 LOOK_S = 5
 SYNC_S = 15
-TENSORBOARD_LOG = "tensorboard.log"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,17 +77,17 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
     storage = RunStorage(config)
     synced = _sync(storage, config.run.name, events, "no event files yet")
     event_files.write_layout(events)
-    started.enter_context(tensorboard(events, arguments.tensorboard_port))
+    process = started.enter_context(tensorboard(events, arguments.tensorboard_port))
+    servers = {"TensorBoard": (process, tensorboard_log(events))}
     _say(f"TensorBoard   http://127.0.0.1:{arguments.tensorboard_port}/#custom_scalars  ({synced})")
     try:
         find_prometheus()
     except UserError as error:
         _say(f"without Prometheus: {error}")
     else:
-        started.enter_context(Prometheus(folder, port=arguments.prometheus_port))
-        _say(
-            f"Prometheus    http://127.0.0.1:{arguments.prometheus_port}  (Alerts, Graph, Status: Targets)"
-        )
+        prometheus = started.enter_context(Prometheus(folder, port=arguments.prometheus_port))
+        servers["Prometheus"] = prometheus.process, prometheus.log
+        _say(f"Prometheus    {prometheus.url}  (Alerts, Graph, Status: Targets)")
         _say(f"Grafana       dashboards and provisioning in {folder / 'grafana'} (Grafana itself is not part of this)")
     known, round_, steps = None, 0, SYNC_S // LOOK_S
     while True:
@@ -105,7 +104,19 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
             if synced != before:
                 _say(synced)
         round_ += 1
+        require_running(servers)
         time.sleep(LOOK_S)
+
+
+def require_running(servers: Mapping[str, tuple[subprocess.Popen, Path]]) -> None:
+    """
+    Args:
+        servers: process and log by name.
+    Raises: UserError: one has ended by itself.
+    """
+    for name, (process, log) in servers.items():
+        if process.poll() is not None:
+            raise UserError(f"{name} has ended (exit status {process.returncode}); why is in {log}. Start this again.")
 
 
 def _sync(storage: RunStorage, run: str, events: Path, before: str) -> str:
@@ -127,8 +138,12 @@ def tensorboard(events: Path, port: int) -> Iterator[subprocess.Popen]:
     program = Path(sys.executable).with_name("tensorboard")
     command = [str(program), "--logdir", str(events), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--reload_interval", str(SYNC_S), "--reload_multifile", "true"]
-    with served(command, events.parent / TENSORBOARD_LOG, patience_s=10) as process:
+    with served(command, tensorboard_log(events), patience_s=10) as process:
         yield process
+
+
+def tensorboard_log(events: Path) -> Path:
+    return events.parent / "tensorboard.log"
 
 
 def write_files(folder: Path, prometheus_port: int) -> None:

@@ -1,9 +1,14 @@
 """cluster/monitoring: rules that fire when they should, queries that Prometheus takes, dashboards, targets, event files."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ import yaml
 from head import free_ports
 from processes import listening
 
+from cluster import monitor
 from cluster.monitor import write_dashboards
 from cluster.monitoring import alerts, dashboards, event_files, targets
 from cluster.monitoring.prometheus import Prometheus, find_prometheus
@@ -180,6 +186,32 @@ def test_the_page_has_the_metrics_and_alerts_of_the_lists():
     page = DOCS.read_text()
     assert metrics.docs_table() in page
     assert alerts.docs_table() in page
+
+
+@pytest.mark.parametrize("name", ["TensorBoard", "Prometheus"])
+def test_the_monitor_ends_when_a_server_of_it_has_ended(prometheus, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(monitor, "LOOK_S", 0.1)
+    one, other = free_ports(2)
+    config = parse({"storage": {"uri": str(tmp_path / "runs")}, "cluster": {"outputs": str(tmp_path)}})
+    arguments = monitor.parse_arguments([f"--prometheus-port={one}", f"--tensorboard-port={other}"])
+
+    def kill():
+        deadline = time.monotonic() + 60
+        while "Grafana" not in capsys.readouterr().out and time.monotonic() < deadline:  # said last
+            time.sleep(0.05)
+        for pid in children():
+            if f"/{name.lower()}\0" in (command := Path(f"/proc/{pid}/cmdline").read_text()) and str(tmp_path) in command:
+                os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    told = rf"{name} has ended \(exit status -9\); why is in {tmp_path}/monitor/.*{name.lower()}\.log"
+    with pytest.raises(UserError, match=told), ExitStack() as started:
+        monitor.watch(config, arguments, started)
+
+
+def children() -> list[int]:
+    """Of this process and all its threads."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
 # ---------------------------------------------------------------------------- targets
