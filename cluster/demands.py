@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from robust.config import Config
+
+WRITE_CPUS = 0.1
+"""Of a writing task of an extraction, which mostly waits for the storage; detectors on CPUs leave that much free."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,11 @@ class Demand:
     workers: int
     cpus: float
     gpus: float
+    beside: tuple[float, ...] = ()  # CPUs of the tasks that run at the same time, each on any node
+
+    def __str__(self) -> str:
+        beside = "".join(f" + {cpus:g} CPU" for cpus in self.beside)
+        return f"{self.workers} x ({self.cpus:g} CPU, {self.gpus:g} GPU){beside}"
 
 
 def demands(config: Config) -> list[Demand]:
@@ -31,6 +40,7 @@ def demands(config: Config) -> list[Demand]:
             extract.detect_actors or 1,
             extract.detect_cpus,
             extract.detect_gpus,
+            (extract.decode_cpus, WRITE_CPUS) if extract.detect_gpus else (),  # else the detectors themselves decode
         ),
     ]
 
@@ -39,3 +49,23 @@ def fitting(node_cpus: float, node_gpus: float, demand: Demand) -> int:
     """How many workers of that size one node takes."""
     by_cpu = int(node_cpus / demand.cpus + 1e-9)
     return min(by_cpu, int(node_gpus / demand.gpus + 1e-9)) if demand.gpus else by_cpu
+
+
+def room(nodes: Iterable[tuple[float, float]], demand: Demand) -> int:
+    """How many of the workers fit at once.
+
+    Args:
+        nodes: (CPUs, GPUs) of each.
+    """
+    left = list(nodes)
+    for cpus in demand.beside:  # where it displaces fewest workers
+        losses = [
+            (fitting(*node, demand) - fitting(node[0] - cpus, node[1], demand), number)
+            for number, node in enumerate(left)
+            if node[0] >= cpus
+        ]
+        if not losses:
+            return 0
+        _, taken = min(losses)
+        left[taken] = left[taken][0] - cpus, left[taken][1]
+    return sum(fitting(*node, demand) for node in left)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.demands import demands, fitting
+from cluster.demands import demands, room
 from robust.config import Config, dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
@@ -131,12 +131,12 @@ class Description:
         Raises: ConfigError: names the settings.
         """
         groups = [(self.group(name), count) for name, count in nodes.items()]
+        sizes = [(usable(group.cpus), group.gpus) for group, count in groups for _ in range(count)]
         for demand in demands(self.config):
-            room = sum(count * fitting(usable(group.cpus), group.gpus, demand) for group, count in groups)
-            if room < demand.workers:
+            if (places := room(sizes, demand)) < demand.workers:
                 raise ConfigError(
-                    f"{demand.key}: {demand.workers} x ({demand.cpus:g} CPU, {demand.gpus:g} GPU) do not fit: the groups of "
-                    f"cluster.deploy have room for {room} at their largest; raise max, or ask for less"
+                    f"{demand.key}: {demand} do not fit: the groups of cluster.deploy have room for {places} at their "
+                    "largest; raise max, or ask for less"
                 )
 
 

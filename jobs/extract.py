@@ -21,6 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from cluster.demands import WRITE_CPUS
 from jobs import telemetry
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
@@ -38,8 +39,6 @@ from robust.storage import Storage
 VIDEOS_OF_A_TASK = 16
 """At most so many, that a lost task costs little; fewer in small sets, so that every CPU has TASKS_OF_A_CPU."""
 TASKS_OF_A_CPU = 8
-WRITE_CPUS = 0.1
-"""Of a writing task, which mostly waits for the storage; actors on CPUs leave that much free."""
 STALE = "extraction"
 """Under this name the result's problems tell what is stale."""
 

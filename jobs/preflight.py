@@ -32,6 +32,8 @@ PATIENCE_S = 180
 """For a node to answer; a worker process there starts first, and imports."""
 GPU_PATIENCE_S = 300
 """For a GPU to be free and a step to run."""
+DRY_STEPS = ("train", "evaluate")
+"""Stages of which a step is tried on a GPU."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,13 +231,10 @@ def data_sets(config: Config, stages: Sequence[str]) -> list[Finding]:
 
 def gpu_findings(config: Config, stages: Sequence[str]) -> list[Finding]:
     """A dry step on one node of each kind of GPU, where a stage asks for them."""
-    wanted = [
-        ("train", config.train.gpus_per_worker, config.train.cpus_per_worker),
-        ("evaluate", config.evaluate.gpus_per_task, config.evaluate.cpus_per_task),
-    ]
     findings = []
-    for key, gpus, cpus in wanted:
-        if gpus == 0 or key not in stages:
+    for demand in demands(config):
+        key, gpus = demand.stage, demand.gpus
+        if gpus == 0 or key not in stages or key not in DRY_STEPS:
             continue
         nodes = one_of_each_kind()
         if not nodes:
@@ -243,7 +242,7 @@ def gpu_findings(config: Config, stages: Sequence[str]) -> list[Finding]:
                 Finding("GPU memory", key, NOTE, "no node with a GPU is there", "run preflight again when one is")
             )
         for kind, identity in nodes.items():
-            reference = on_node(dry_step, identity, num_gpus=gpus, num_cpus=cpus).remote(
+            reference = on_node(dry_step, identity, num_gpus=gpus, num_cpus=demand.cpus).remote(
                 config.model_dump(mode="json"), key
             )
             try:

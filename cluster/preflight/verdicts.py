@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.demands import Demand, fitting
+from cluster import demands
 from cluster.preflight import FAIL, NOTE, OK, Finding
 
 GIB = 2**30
@@ -39,13 +39,12 @@ def several(nodes: int) -> str:
     return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
-def room(wanted: Sequence[Demand], nodes: Sequence[Node]) -> list[Finding]:
+def room(wanted: Sequence[demands.Demand], nodes: Sequence[Node]) -> list[Finding]:
     """Whether each stage's workers fit into the nodes that are there."""
     findings = []
     for demand in wanted:
-        places = sum(fitting(node.cpus, node.gpus, demand) for node in nodes)
-        size = f"{demand.workers} x ({demand.cpus:g} CPU, {demand.gpus:g} GPU)"
-        seen = f"{size} wanted, room for {places} on {several(len(nodes))}"
+        places = demands.room([(node.cpus, node.gpus) for node in nodes], demand)
+        seen = f"{demand} wanted, room for {places} on {several(len(nodes))}"
         remedy = (
             "bring up more or larger nodes (a group of cluster.deploy with min 0 has none until somebody asks for them; "
             "raise its min), or ask for less"

@@ -46,6 +46,13 @@ def states(findings):
         ({"train": {"workers": 4, "cpus_per_worker": 1.5}}, [(5.9, 0)], ["train.workers"]),
         ({"extract": {"detect_actors": 3}}, [(2, 0)], ["extract.detect_actors"]),
         ({"evaluate": {"gpus_per_task": 1}}, [(64, 0)], ["evaluate (one block)"]),
+        # Where detectors have GPUs, other tasks decode (1 CPU) and write (0.1 CPU) beside them.
+        ({"extract": {"detect_gpus": 1}}, [(2, 1)], ["extract (one detector)"]),
+        ({"extract": {"detect_gpus": 1}}, [(2.1, 1)], []),
+        ({"extract": {"detect_gpus": 1}}, [(1, 1), (1, 0)], ["extract (one detector)"]),
+        ({"extract": {"detect_gpus": 1}}, [(1, 1), (1.1, 0)], []),
+        ({"extract": {"detect_gpus": 0.5, "detect_actors": 2, "decode_cpus": 2}}, [(3, 1)], ["extract.detect_actors"]),
+        ({"extract": {"detect_gpus": 0.5, "detect_actors": 2, "decode_cpus": 2}}, [(3, 1), (2, 0)], []),
     ],
 )
 def test_room_is_counted_node_by_node(sections, nodes, short):
@@ -165,7 +172,8 @@ def test_nodes_that_meet_the_same_error_are_one_line(tmp_path):
     config = StorageConfig(uri=str(tmp_path))
     told = {name: node.bucket(config, ".preflight/0123456789abcdef0123456789abcdef") for name in "abcd"}
     found = verdicts.bucket("x", told)
-    assert [(finding.check, finding.where) for finding in found] == [("bucket: write", "all nodes"), ("bucket: delete", "all nodes")]
+    assert [finding.check for finding in found] == ["bucket: write", "bucket: delete"]
+    assert {finding.where for finding in found} == {"all nodes"}
     assert "/.preflight" in found[0].seen
     assert verdicts.bucket("x", {}) == []
 
