@@ -97,8 +97,15 @@ class S3Objects:
                         raise
 
     def _ask(self, key: str, state: _Fetched) -> dict:
-        wanted = {"Range": f"bytes={state.size}-"} if state.size else {}
-        return self.client.get_object(**self._address(key), **wanted)
+        from botocore.exceptions import ClientError
+
+        if state.size:
+            try:
+                return self.client.get_object(**self._address(key), Range=f"bytes={state.size}-")
+            except ClientError as error:
+                if _status(error) != 416:  # by now the object is another one that is no longer than that
+                    raise
+        return self.client.get_object(**self._address(key))
 
     def _take(self, answer: dict, key: str, sink, state: _Fetched, tries: Tries) -> None:
         continues = (

@@ -88,8 +88,9 @@ def test_a_body_that_was_cut_is_continued_and_not_begun_again(faulty, proxy):
     ]
 
 
-def test_a_body_is_not_continued_with_another_object(faulty, proxy, s3):
-    old, new = b"o" * 2_000_000, b"n" * 2_000_000
+@pytest.mark.parametrize("size", [2_000_000, 500_000])
+def test_a_body_is_not_continued_with_another_object(faulty, proxy, s3, size):
+    old, new = b"o" * 2_000_000, b"n" * size  # cut after 1,000,000
     faulty.write_bytes("a", old)
 
     def replace_behind_the_first(request):
