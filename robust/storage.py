@@ -24,7 +24,7 @@ from robust.object_stores.address import bucket_path, is_s3, local_path, scheme_
 from robust.object_stores.gcs import GcsObjects, explain_gcs, gcs_filesystem
 from robust.object_stores.local import LocalObjects, partial_path
 from robust.object_stores.s3 import S3Objects
-from robust.object_stores.s3_arrow import S3FileSystem, explain_s3_arrow
+from robust.object_stores.s3_arrow import explain_s3_arrow, s3_filesystem
 
 __all__ = ["MissingObject", "Storage", "is_s3", "open_input"]
 OBJECTS = {"s3": S3Objects, "gs": GcsObjects}
@@ -154,7 +154,7 @@ def open_input(uri: str, config) -> tuple[pyarrow.fs.FileSystem, str]:
 
 def _filesystem(scheme: str, config) -> pyarrow.fs.FileSystem:
     if scheme == "s3":
-        return S3FileSystem(config)
+        return s3_filesystem(config)
     return gcs_filesystem(config) if scheme == "gs" else pyarrow.fs.LocalFileSystem()
 
 

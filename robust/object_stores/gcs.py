@@ -16,6 +16,7 @@ from robust.errors import StorageError
 from robust.object_stores import MissingObject
 from robust.object_stores.address import checked_endpoint
 from robust.object_stores.claims import CLAIMS, write_claimed
+from robust.object_stores.kept import kept
 from robust.object_stores.local import explain_local
 
 COPY_BYTES = 4 * 2**20
@@ -98,6 +99,7 @@ class GcsObjects:
             pass
 
 
+@kept
 def gcs_filesystem(config) -> pyarrow.fs.GcsFileSystem:
     """Google's, or config.endpoint_url (a private endpoint). It can be pickled and holds no credentials."""
     endpoint = urlsplit(checked_endpoint(config.endpoint_url)) if config.endpoint_url else None

@@ -8,6 +8,7 @@ import pyarrow.fs
 
 from robust.errors import StorageError
 from robust.object_stores.address import endpoint_url
+from robust.object_stores.kept import kept
 from robust.object_stores.s3_client import ca_bundle, connect, region_of, session_of
 
 
@@ -34,7 +35,17 @@ class S3FileSystem(pyarrow.fs.S3FileSystem):
         )
 
     def __reduce__(self):
-        return S3FileSystem, (self.config,)
+        return s3_filesystem, (self.config,)
+
+
+def s3_filesystem(config) -> S3FileSystem:
+    """The process's own for these settings. With storage.profile a new one: it could not renew what the profile gave it."""
+    return S3FileSystem(config) if config.profile else _kept_filesystem(config)
+
+
+@kept
+def _kept_filesystem(config) -> S3FileSystem:
+    return S3FileSystem(config)
 
 
 def _credentials(config) -> dict:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from robust.errors import ConfigError
 from robust.object_stores import failures
 from robust.object_stores.address import endpoint_url, is_aws
+from robust.object_stores.kept import kind_of
 from robust.object_stores.retry import BotocoreRetries
 
 SOURCES = {
@@ -61,7 +62,7 @@ _lock = threading.Lock()
 
 def connect(config) -> Connection:
     """The process's connection for these settings and this environment; made at the first call."""
-    kind = (tuple(sorted((name, value) for name, value in vars(config).items() if name != "uri")), _environment())
+    kind = kind_of(config)
     found = _connections.get(kind)
     if found is None:
         with _lock:
@@ -79,15 +80,6 @@ def forget_connections() -> None:
 
 
 os.register_at_fork(after_in_child=forget_connections)
-
-
-def _environment() -> str:
-    """A digest of what decides about credentials, endpoint and trust; other keys in the environment, another client."""
-    names = ("REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-    chosen = sorted(
-        (name, value) for name, value in os.environ.items() if name.startswith("AWS_") or name.upper() in names
-    )
-    return hashlib.sha256(repr(chosen).encode()).hexdigest()
 
 
 def session_of(config):

@@ -62,6 +62,7 @@ def test_a_google_bucket_goes_through_pyarrow(nowhere):
     filesystem, path = pickle.loads(pickle.dumps(storage)).arrow("a")
     assert isinstance(filesystem, pyarrow.fs.GcsFileSystem) and path == "bucket/runs/a"
     assert pickle.loads(pickle.dumps(filesystem)).equals(filesystem)
+    assert Storage(nowhere).arrow()[0] is Storage(nowhere)._objects._files  # one client, with its connections
 
 
 def test_a_google_bucket_that_does_not_answer_is_told(nowhere, monkeypatch):

@@ -15,8 +15,9 @@ import pytest
 
 from robust.config import StorageConfig, dump_yaml, parse
 from robust.errors import ConfigError, UserError
+from robust.object_stores.kept import kept
 from robust.object_stores.s3_client import connect, forget_connections, region_of
-from robust.storage import Storage
+from robust.storage import Storage, open_input
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
@@ -105,11 +106,28 @@ def test_one_client_serves_all_storages_of_a_process_and_no_other(s3):
     other = s3.model_copy(update={"uri": f"{s3.uri}/below"})
     assert connect(s3) is connect(other) is connect(pickle.loads(pickle.dumps(Storage(s3))).config)
     assert connect(s3) is not connect(s3.model_copy(update={"max_attempts": 9}))
-    mine = connect(s3)
+    mine, plain = connect(s3), kept(lambda config: object())
+    inherited = plain(s3)
     child = os.fork()
     if child == 0:
-        os._exit(0 if connect(s3) is not mine else 1)
+        os._exit(0 if connect(s3) is not mine and plain(s3) is not inherited else 1)
+    assert plain(s3) is inherited
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_one_filesystem_serves_all_storages_of_a_process(s3, monkeypatch, tmp_path):
+    def filesystem(**settings):
+        return Storage(s3.model_copy(update=settings)).arrow("a")[0]
+
+    mine = filesystem()
+    assert mine is filesystem(uri=f"{s3.uri}/below") is pickle.loads(pickle.dumps(mine))
+    Storage(s3).write_bytes("a", b"1")
+    assert open_input(f"{s3.uri}/a", s3)[0] is mine
+    assert filesystem(max_attempts=9) is not mine
+    (tmp_path / "credentials").write_text("[own]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    assert filesystem() is not mine  # other credentials, maybe
+    assert filesystem(profile="own") is not filesystem(profile="own")  # keys that cannot be renewed
 
 
 PLANTED = {
