@@ -6,14 +6,15 @@
 """
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.monitoring import event_files
 from jobs.cli import run_job, run_stage
 from jobs.demo_data import make_demo_data
-from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.storage import Storage
 
@@ -76,17 +77,9 @@ def only_model(config: Config, name: str) -> Config:
 
 
 def local_copies(config: Config, storage: Storage) -> Path:
-    """TensorBoard's event files of all stages in the local outputs folder (evaluate has put the report there).
-
-    Ray Tune writes its own event files, one folder a trial; they are shown beside the others.
-    """
-    run, folder = RunFolder(storage, config), Path(config.cluster.outputs) / config.run.name
-    top = run.key("pipeline")
-    for key in storage.list(top):
-        if "events.out.tfevents" not in key:
-            continue
-        inside = key.removeprefix(f"{top}/").removeprefix("tensorboard/")
-        storage.download(key, folder / "tensorboard" / inside)
+    """The run's folder of local outputs, with TensorBoard's event files of all stages (evaluate has put the report there)."""
+    folder = Path(config.cluster.outputs) / config.run.name
+    event_files.sync(storage, config.run.name, folder / "tensorboard", longest_s=math.inf)
     return folder
 
 
