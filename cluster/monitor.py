@@ -73,7 +73,7 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
     """Starts everything, then keeps targets and event files up to date until it is interrupted."""
     outputs = Path(config.cluster.outputs).absolute()
     folder, events = outputs / "monitor", outputs / "monitor" / "tensorboard" / config.run.name
-    write_files(folder, arguments.prometheus_port)
+    write_dashboards(folder / "grafana", f"http://127.0.0.1:{arguments.prometheus_port}")
     storage = RunStorage(config)
     synced = _sync(storage, config.run.name, events, "no event files yet")
     event_files.write_layout(events)
@@ -83,6 +83,7 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
     try:
         find_prometheus()
     except UserError as error:
+        (folder / "rules.yml").write_text(rules_yaml())  # for one of the user's own
         _say(f"without Prometheus: {error}")
     else:
         prometheus = started.enter_context(Prometheus(folder, port=arguments.prometheus_port))
@@ -99,13 +100,13 @@ def watch(config: Config, arguments: argparse.Namespace, started: ExitStack) -> 
                 if addresses
                 else "no Ray runs on this machine yet; waiting for one"
             )
+        require_running(servers)
+        time.sleep(LOOK_S)
+        round_ += 1
         if round_ % steps == 0:
             synced, before = _sync(storage, config.run.name, events, synced), synced
             if synced != before:
                 _say(synced)
-        round_ += 1
-        require_running(servers)
-        time.sleep(LOOK_S)
 
 
 def require_running(servers: Mapping[str, tuple[subprocess.Popen, Path]]) -> None:

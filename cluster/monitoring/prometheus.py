@@ -36,13 +36,15 @@ PAGES = (
     "fonts-glyphicons-halflings",
 )
 """What the web pages of Debian's build are made of."""
+KEPT = "30d"
+"""How long Prometheus keeps its data."""
 MISSING = (
     "no Prometheus here: install it (Debian and Ubuntu: apt-get install prometheus, whose service also listens on all "
     "interfaces until you stop it; macOS: brew install prometheus), or put `prometheus` and `promtool` on the PATH."
 )
 
 
-def find_prometheus(*, fetch: bool = True) -> Path:
+def find_prometheus() -> Path:
     """The program `prometheus` of the PATH, or of Debian's package unpacked in .cache; `promtool` lies beside it.
 
     Raises: UserError: there is none, and it cannot be had.
@@ -51,7 +53,7 @@ def find_prometheus(*, fetch: bool = True) -> Path:
     if on_path is not None:
         return Path(on_path)
     unpacked = CACHE / "usr" / "bin" / "prometheus"
-    if not unpacked.exists() and fetch:
+    if not unpacked.exists():
         _fetch()
     if not unpacked.exists():
         raise UserError(MISSING)
@@ -76,7 +78,7 @@ def _fetch() -> None:
             subprocess.run(["dpkg-deb", "-x", str(package), str(work / "unpacked")], capture_output=True).returncode
             for package in packages
         ]
-        # 200 MB of every version of every time zone; the page reads one file.
+        # Every version of every time zone; the page reads one file.
         shutil.rmtree(work / "unpacked/usr/share/javascript/moment-timezone/data", ignore_errors=True)
         _use_scripts_not_modules(work / "unpacked/usr/share/javascript/popper.js")
         if any(package.name.startswith("prometheus_") for package in packages) and not any(unpacked):
@@ -132,8 +134,8 @@ def require_free(port: int, option: str) -> None:
 class Prometheus:
     """`with Prometheus(folder, port=9090) as prometheus: prometheus.query("up")`; keeps its data in `folder`."""
 
-    def __init__(self, folder: Path, *, port: int, interval_s: float = 10, keep: str = "30d"):
-        self.folder, self.port, self.interval_s, self.keep = folder.absolute(), port, interval_s, keep
+    def __init__(self, folder: Path, *, port: int, interval_s: float = 10):
+        self.folder, self.port, self.interval_s = folder.absolute(), port, interval_s
         self.log, self._undo = self.folder / "prometheus.log", ExitStack()
 
     @property
@@ -149,7 +151,7 @@ class Prometheus:
             f"--config.file={config}",
             f"--web.listen-address=127.0.0.1:{self.port}",
             f"--storage.tsdb.path={self.folder / 'data'}",
-            f"--storage.tsdb.retention.time={self.keep}",
+            f"--storage.tsdb.retention.time={KEPT}",
             "--log.level=warn",
             rf"--web.cors.origin=http://127\.0\.0\.1:{self.port}",  # by default any page in your browser may ask it
             *_pages(program),
