@@ -7,11 +7,12 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.description import LOCKS
 from robust.errors import UserError
 
 LIMIT = 100 * 2**20
 """Bytes of a packed tree. Ray refuses far more, but a tree of code is never this large: something slipped in."""
-WITHOUT_GIT = ("jobs", "robust", "cluster", "benchmarks", "ray_config.yaml", "pyproject.toml")
+WITHOUT_GIT = ("jobs", "robust", "cluster", "benchmarks", "ray_config.yaml", "pyproject.toml", *LOCKS)
 """What is packed of a folder that is no git checkout."""
 CONFIG = "submitted.yaml"
 """Name in the package of a configuration file from outside the tree."""

@@ -10,7 +10,8 @@ import shlex
 
 from cluster.description import APPLICATION, HOME, LOCKS, PACKAGES, USER_ID, Description, tag
 
-CODE = (*PACKAGES, "ray_config.yaml")
+CODE = (*PACKAGES, *LOCKS, "ray_config.yaml")
+"""With the locks: the code's digest, by which preflight compares machines, is of them too."""
 DEBIAN = ("ca-certificates", "openssh-client", "procps", "rsync", "wget")
 """What Ray's launcher (rsync, ssh) and KubeRay's probes (wget) call inside the container."""
 MOUNTED = (".ray", ".aws")
@@ -21,7 +22,7 @@ PIP = "python -m pip install --no-cache-dir --disable-pip-version-check --no-dep
 
 def files(description: Description) -> dict[str, str]:
     """The ignore file next to each is BuildKit's: the rest of the checkout, outputs too, never reaches the builder."""
-    ignored = "\n".join(["*", *(f"!{name}" for name in (*LOCKS, *CODE)), "**/__pycache__"]) + "\n"
+    ignored = "\n".join(["*", *(f"!{name}" for name in CODE), "**/__pycache__"]) + "\n"
     return {
         name: content
         for variant in VARIANTS

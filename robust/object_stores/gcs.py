@@ -132,7 +132,7 @@ def _why(text: str) -> str:
     if "PERMISSION_DENIED" in text or "FORBIDDEN" in text:
         return (
             "access denied: the service account needs storage.objects.get, .list, .create and .delete there (roles/"
-            "storage.objectUser)"
+            "storage.objectUser), and storage.buckets.get"
         )
     if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text:
         return "Google Cloud Storage does not answer: check the network, and storage.endpoint_url if you set one"

@@ -8,6 +8,7 @@ import urllib.request
 
 import grpc
 import pytest
+from processes import listening
 
 from cluster.guardian import session_processes
 from cluster.local import SESSION_MARK, LocalCluster
@@ -32,23 +33,14 @@ WRONG = (None, "0" * 64)
 """No token, and another one."""
 
 
-def listening() -> dict[tuple[str, int], str]:
-    """{(address, port): name of the process} of Ray's session."""
+def of_the_session() -> dict[int, str]:
+    """{pid: name} of Ray's processes."""
     import ray  # noqa: F401  makes psutil importable
 
     # isort: split
     import psutil
 
-    found = {}
-    for process in session_processes(psutil, SESSION_MARK, os.environ[SESSION_MARK]):
-        try:
-            sockets = process.net_connections(kind="inet")
-        except psutil.Error:
-            continue
-        for entry in sockets:
-            if entry.status == psutil.CONN_LISTEN:
-                found[entry.laddr.ip, entry.laddr.port] = process.name()
-    return found
+    return {one.pid: one.name() for one in session_processes(psutil, SESSION_MARK, os.environ[SESSION_MARK])}
 
 
 def call(address: str, method: str, token: str | None) -> str:
@@ -95,9 +87,10 @@ def test_no_port_of_the_embedded_cluster_serves_without_the_token(tmp_path):
     )
     with LocalCluster(config):
         token = (tmp_path / "ray" / "auth_token").read_text()
-        ports = listening()
-        served = {}
-        for (ip, port), process in sorted(ports.items(), key=lambda item: item[0][1]):
+        processes = of_the_session()
+        ports, served = listening(processes), {}
+        owners = {name for pid, name in processes.items() if listening([pid])}
+        for ip, port in sorted(ports, key=lambda address: address[1]):
             address = f"{host_of(ip)}:{port}"
             speaks_http = get(address, "/", None) is not None
             asked = [(path, other) for path in PATHS for other in WRONG] if speaks_http else []
@@ -106,9 +99,9 @@ def test_no_port_of_the_embedded_cluster_serves_without_the_token(tmp_path):
             open_pages = [path for (path, _), status in statuses.items() if status == 200 and path not in SERVED_TO_ALL]
             served[ip, port] = open_pages + [method for method, other in calls if call(address, method, other) == "OK"]
             told = {path: status for (path, other), status in statuses.items() if other is None and status}
-            print(f"{ip}:{port} {process}: {told or 'gRPC or another protocol'}")
+            print(f"{ip}:{port}: {told or 'gRPC or another protocol'}")
         with_token = [call(f"{host_of(ip)}:{port}", METHODS[0], token) for ip, port in ports]
-    assert {process for process in ports.values()} >= {"gcs_server", "raylet"}, ports
+    assert owners >= {"gcs_server", "raylet"}, ports
     assert "OK" in with_token  # the same question, so it was the token
     assert not any(served.values()), served
 

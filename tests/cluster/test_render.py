@@ -16,7 +16,7 @@ import yaml
 
 from cluster import check, render
 from cluster.check import problems_of
-from cluster.description import Description, code_digest, locked_version, place, tag
+from cluster.description import APPLICATION, LOCKS, PACKAGES, Description, code_digest, locked_version, place, tag
 from cluster.kinds.aws import CLUSTER_TAG
 from robust.config import load_config, parse
 from robust.errors import ConfigError
@@ -314,6 +314,13 @@ def test_one_image_one_ray_version_one_bucket_over_all_kinds(rendered):
         rendered["kuberay"][JOB].count(f"image: {image}") == 4 and "image:" not in rendered["slurm"]["job.sbatch"]
     )  # head, two groups, submitter
     assert f"org.opencontainers.image.version={tag('cuda')}" in rendered["image"]["Dockerfile.cuda"]
+
+
+def test_the_image_holds_all_that_the_digest_of_the_code_is_of(rendered):
+    for kind in ("cpu", "cuda"):
+        dockerfile, kept = (rendered["image"][f"Dockerfile.{kind}{end}"].splitlines() for end in ("", ".dockerignore"))
+        for name in (*PACKAGES, *LOCKS):
+            assert f"COPY {name} {APPLICATION}/{name}" in dockerfile and kept.count(f"!{name}") == 1
 
 
 def test_the_images_tag_follows_the_locks_and_the_code(tmp_path, monkeypatch, request):

@@ -13,7 +13,7 @@ from robust.errors import UserError
 @pytest.fixture
 def project(tmp_path):
     root = tmp_path / "project"
-    for name, text in {"jobs/train.py": "train", "ray_config.yaml": "run: {}", "new.py": "new", "outputs/secret": "key", "jobs/__pycache__/train.pyc": "",
+    for name, text in {"jobs/train.py": "train", "ray_config.yaml": "run: {}", "new.py": "new", "requirements.lock": "ray==1", "outputs/secret": "key", "jobs/__pycache__/train.pyc": "",
                        ".gitignore": "outputs/\n__pycache__/\nmine.yaml\n", "mine.yaml": "run: {name: mine}"}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -33,13 +33,14 @@ def test_ignored_files_stay_and_new_ones_go(project, tmp_path):
     git(project, "init")
     git(project, "add", "jobs/train.py", "ray_config.yaml")
     package = pack(project, project / "ray_config.yaml", tmp_path)
-    assert content(package) == {"jobs/train.py": "train", "ray_config.yaml": "run: {}", "new.py": "new", ".gitignore": (project / ".gitignore").read_text()}
-    assert (package.files, package.config) == (4, "ray_config.yaml")
+    assert content(package) == {"jobs/train.py": "train", "ray_config.yaml": "run: {}", "new.py": "new", "requirements.lock": "ray==1",
+                                ".gitignore": (project / ".gitignore").read_text()}
+    assert (package.files, package.config) == (5, "ray_config.yaml")
     assert package.size == package.path.stat().st_size
 
 
 def test_without_git_the_code_and_the_settings_go(project, tmp_path):
-    assert set(content(pack(project, project / "ray_config.yaml", tmp_path))) == {"jobs/train.py", "ray_config.yaml"}
+    assert set(content(pack(project, project / "ray_config.yaml", tmp_path))) == {"jobs/train.py", "ray_config.yaml", "requirements.lock"}
 
 
 @pytest.mark.parametrize("place", ["project/mine.yaml", "elsewhere.yaml"])

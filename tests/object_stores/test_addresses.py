@@ -109,6 +109,7 @@ def test_an_upload_to_google_is_all_or_nothing(nowhere, tmp_path, monkeypatch, s
     "status, told",
     [
         ("google::cloud::Status(PERMISSION_DENIED: no)", "storage.objects.get"),
+        ("google::cloud::Status(PERMISSION_DENIED: no)", "storage.buckets.get"),
         ("google::cloud::Status(UNAUTHENTICATED: no)", "GOOGLE_APPLICATION"),
         ("google::cloud::Status(UNAVAILABLE: no)", "does not answer"),
         ("google::cloud::Status(INTERNAL: no)", "refuses"),
