@@ -7,6 +7,7 @@ token, whatever RAY_AUTH_MODE is.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -15,13 +16,13 @@ from pathlib import Path
 
 DISCOVERY = "prom_metrics_service_discovery.json"
 PLACES = ("ray", "deepfake-ray-*")
-"""Folders of Ray sessions in the temporary folder: Ray's own, and those of cluster/local.py."""
+"""Folders of Ray sessions in a temporary folder: Ray's own, and those of cluster/local.py."""
 
 
 def update(folder: Path, *, places: list[Path] | None = None) -> list[str]:
     """Writes a file for each running Ray into `folder`, removes those of Rays that are gone; returns all addresses."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {place.name: addresses for place in (places or _places()) if (addresses := addresses_of(place))}
+    found = {_name(place): addresses for place in (places or _places()) if (addresses := addresses_of(place))}
     for stale in {path.stem for path in folder.glob("*.json")} - found.keys():
         (folder / f"{stale}.json").unlink(missing_ok=True)
     for name, addresses in found.items():
@@ -34,9 +35,15 @@ def update(folder: Path, *, places: list[Path] | None = None) -> list[str]:
     return sorted(address for addresses in found.values() for address in addresses)
 
 
+def _name(place: Path) -> str:
+    """Of its file: two folders may both be called `ray`."""
+    return f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
 def _places() -> list[Path]:
-    tops = {Path("/tmp"), Path(tempfile.gettempdir())}
-    return [place for top in tops for pattern in PLACES for place in sorted(top.glob(pattern))]
+    """Ray's own folder is in RAY_TMPDIR, where that is set, else in the temporary folder."""
+    tops = {Path(top).resolve() for top in ("/tmp", tempfile.gettempdir(), os.environ.get("RAY_TMPDIR")) if top}
+    return [place for top in sorted(tops) for pattern in PLACES for place in sorted(top.glob(pattern))]
 
 
 def addresses_of(place: Path) -> list[str]:

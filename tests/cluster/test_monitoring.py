@@ -234,11 +234,26 @@ def test_targets_are_those_of_each_ray_that_answers(tmp_path, answering):
     (gone / "metrics_export_port_0b").write_text("9")
     places = sorted(tmp_path.iterdir())
     assert targets.update(tmp_path / "targets", places=places) == sorted([far, far, "127.0.0.1:9"])
-    files = {path.name: json.loads(path.read_text())[0]["targets"] for path in (tmp_path / "targets").glob("*.json")}
-    assert files == {"ray.json": sorted([far, "127.0.0.1:9"]), "deepfake-ray-1.json": [far]}
+    def files():
+        found = {path.name: json.loads(path.read_text())[0]["targets"] for path in (tmp_path / "targets").iterdir()}
+        return {name.rpartition("-")[0]: addresses for name, addresses in found.items()}
+
+    assert files() == {"ray": sorted([far, "127.0.0.1:9"]), "deepfake-ray-1": [far]}
     (without / "metrics_export_port_0a").write_text("9")  # its Ray has ended
     targets.update(tmp_path / "targets", places=places)
-    assert [path.name for path in (tmp_path / "targets").iterdir()] == ["ray.json"]
+    assert list(files()) == ["ray"]
+
+
+def test_rays_in_several_temporary_folders_are_all_targets(tmp_path, monkeypatch, answering):
+    for top in "ab":
+        session = tmp_path / top / "ray" / "session_latest"
+        session.mkdir(parents=True)
+        addresses = [f"127.0.0.1:{answering}", f"{top}:1"]
+        (session / targets.DISCOVERY).write_text(json.dumps([{"targets": addresses}]))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "a"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "b"))
+    found = targets.update(tmp_path / "targets")
+    assert {"a:1", "b:1"} <= set(found) and len(list((tmp_path / "targets").iterdir())) >= 2
 
 
 @pytest.mark.parametrize("content", ["", "{", "[{}]", '[{"targets": 5}]', "null"])
