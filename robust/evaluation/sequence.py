@@ -243,9 +243,13 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
     Args:
         predictions: as `check_predictions` returns them, each model and epsilon with every attack on every crop.
         attacks: in the suite's order.
+    Raises: ValueError: some predictions are of another attack.
     """
     keys = ["model", "epsilon", "video_id", "frame_index"]
     rank = pc.index_in(predictions.column("attack"), value_set=pa.array(attacks))
+    if rank.null_count:
+        others = sorted(set(predictions.column("attack").to_pylist()) - set(attacks))
+        raise ValueError(f"there are predictions of {others}, which are not among the attacks {list(attacks)}")
     table = predictions.append_column("rank", rank).sort_by([(key, "ascending") for key in (*keys, "rank")])
     grid = (-1, len(attacks))
     labels = table.column("label").to_numpy().reshape(grid).astype(np.float32)

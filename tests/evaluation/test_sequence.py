@@ -230,3 +230,8 @@ def test_a_result_is_named_after_all_attacks_before_it():
     assert not any(isinstance(item, OnRobust) for item in plain) and len(plain) == 10
     order = plan_items(CELLS, THRESHOLDS)
     assert all(order.index(one) < order.index(item) for item in order for one in item.after)
+
+
+def test_an_attack_that_is_not_in_the_suite_is_named():
+    with pytest.raises(ValueError, match=r"predictions of \['cw'\], which are not among the attacks \['pgd'\]"):
+        sequence.accumulate(pa.table({"attack": ["pgd", "cw"]}), ["pgd"])
