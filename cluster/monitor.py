@@ -24,7 +24,8 @@ from cluster.monitoring.alerts import rules_yaml
 from cluster.monitoring.dashboards import dashboard, rays_own
 from cluster.monitoring.prometheus import Prometheus, find_prometheus, require_free, tied
 from cluster.monitoring.run_storage import RunStorage
-from robust.config import Config, default_config, load_config
+from robust.config import Config
+from robust.config_file import default_config, load_config
 from robust.errors import ConfigError, UserError
 
 LOOK_S = 5

@@ -1,4 +1,4 @@
-"""robust/config.py and ray_config.yaml: what is refused and how it is told, overrides, profiles, identity of a run."""
+"""robust/config*.py and ray_config.yaml: what is refused and how it is told, overrides, profiles, identity of a run."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robust.config import Config, describe, differences, dump_yaml, fingerprint, load_config, parse
+from robust.config import Config
+from robust.config_file import load_config, parse
+from robust.config_identity import describe, differences, dump_yaml, fingerprint
 from robust.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]

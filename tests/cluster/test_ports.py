@@ -11,7 +11,7 @@ import pytest
 
 from cluster.guardian import session_processes
 from cluster.local import SESSION_MARK, LocalCluster
-from robust.config import parse
+from robust.config_file import parse
 
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",

@@ -9,7 +9,7 @@ import torch
 from tiny_run import write_faces
 from tiny_training import same, weights
 
-from robust.config import parse
+from robust.config_file import parse
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.errors import UserError
