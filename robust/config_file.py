@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from robust.config import Config
+from robust.config_identity import describe
 from robust.config_section import Section
 from robust.errors import ConfigError
 
@@ -146,8 +147,17 @@ def _did_you_mean(location: tuple) -> str:
         fields = getattr(section, "model_fields", None)
         # Below a list or a dict the part is an index or a free name, and leads to the one type of element.
         section = (fields[part].annotation if part in fields else None) if fields is not None else get_args(section)[-1]
+    if elsewhere := _same_name(location):
+        return f"; did you mean {' or '.join(elsewhere)}?"
     known = list(getattr(section, "model_fields", {}))
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known)}" if known else ""
+
+
+def _same_name(location: tuple) -> list[str]:
+    """Settings of just this name in other sections, those of the same top section before others; three at most."""
+    keys = [key for key, _, _ in describe() if key.split(".")[-1] == location[-1]]
+    near = [key for key in keys if key.split(".")[0] == location[0]]
+    return (near or keys)[:3]

@@ -40,6 +40,8 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("tree, told", [
     ({"trian": {}}, "trian: unknown key; did you mean 'train'?"),
+    ({"train": {"epsilon": 2}},
+     "train.epsilon: unknown key; did you mean train.validation.epsilon or train.baseline.attack.epsilon or train.defended.attack.epsilon?"),
     ({"train": {"batchsize": 8}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
     ({"train": {"defended": {"attack": {"epsilom": 1}}}}, "train.defended.attack.epsilom: unknown key; did you mean 'epsilon'?"),
     ({"data": {"datasets": [{"layout": "dfdc", "uri": "x", "methodes": []}]}}, "data.datasets.0.methodes: unknown key; did you mean 'methods'?"),
