@@ -29,7 +29,9 @@ from benchmarks.extraction_kills import Job, encode
 from cluster.environment import environment
 from cluster.s3_server import S3Server
 from jobs.extract import extract, extraction_fingerprint, videos_of
-from robust.config import Config, dump_yaml, parse
+from robust.config import Config
+from robust.config_file import parse
+from robust.config_identity import dump_yaml
 from robust.data.extraction import Source, faces_of
 from robust.data.faces import Face
 from robust.data.shard_plan import ShardPlan, plan_shards

@@ -33,7 +33,9 @@ import psutil
 
 from cluster.environment import environment
 from cluster.s3_server import S3Server
-from robust.config import Config, dump_yaml, parse
+from robust.config import Config
+from robust.config_file import parse
+from robust.config_identity import dump_yaml
 from robust.data.fetch import PACKAGES, fetch_member
 from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames

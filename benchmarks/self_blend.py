@@ -172,17 +172,12 @@ def _some(crops: SelfBlendedCrops, count: int) -> CropSet:
     )
 
 
-def _network(config: Config, recipe: RecipeConfig, before: nn.Module | None) -> nn.Module:
+def _network(config: Config, recipe: RecipeConfig, before: detectors.Detector | None) -> detectors.Detector:
     """A new detector with the recipe's activation and, if there is one, the weights of the phase before."""
     settings = (
         config.model if recipe.activation is None else config.model.model_copy(update={"activation": recipe.activation})
     )
-    if before is not None:
-        settings = settings.model_copy(update={"weights": "none"})
-    network, _ = detectors.build_detector(settings)
-    if before is not None:
-        network.load_state_dict(before.state_dict())
-    return network
+    return detectors.build_detector(settings)[0] if before is None else detectors.continue_from(before, settings)
 
 
 def video_auc(

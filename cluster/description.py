@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster.demands import demands, room
-from robust.config import Config, dump_yaml
+from robust.config import Config
+from robust.config_identity import dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
 from robust.errors import ConfigError
 from robust.object_stores.address import bucket_path

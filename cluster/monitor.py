@@ -26,7 +26,8 @@ from cluster.monitoring.dashboards import dashboard, rays_own
 from cluster.monitoring.prometheus import Prometheus, find_prometheus, require_free
 from cluster.monitoring.run_storage import RunStorage
 from cluster.tied_process import served
-from robust.config import Config, default_config, load_config
+from robust.config import Config
+from robust.config_file import default_config, load_config
 from robust.errors import ConfigError, UserError
 
 LOOK_S = 5

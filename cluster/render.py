@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.check import problems_of, told
 from cluster.description import Description
 from cluster.kinds import KINDS
-from robust.config import default_config, load_config
+from robust.config_file import default_config, load_config
 from robust.errors import ConfigError, UserError
 
 

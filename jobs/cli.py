@@ -23,7 +23,9 @@ from cluster.local import LocalCluster
 from jobs.errors import find_user_error
 from jobs.run_folder import RunFolder
 from jobs.telemetry import stage_watched
-from robust.config import Config, default_config, describe, load_config
+from robust.config import Config
+from robust.config_file import default_config, load_config
+from robust.config_identity import describe
 from robust.errors import ConfigError
 from robust.storage import Storage
 

@@ -17,7 +17,8 @@ import torch
 
 from jobs.cli import run_job
 from jobs.progress import Progress
-from robust.config import Config, science
+from robust.config import Config
+from robust.config_identity import science
 from robust.contact_strip import contact_strip
 from robust.data.faces import build_detector
 from robust.data.tree import FileTree

@@ -36,7 +36,8 @@ from jobs.run_folder import RunFolder
 from jobs.smoothing_tasks import measure_smoothing
 from jobs.universal_tasks import choose_validation, measure_universal
 from jobs.whole_video_tasks import measure_whole_videos
-from robust.config import Config, fingerprint, science
+from robust.config import Config
+from robust.config_identity import fingerprint, science
 from robust.data import image_folder
 from robust.data.shards import read_status
 from robust.errors import UserError

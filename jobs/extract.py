@@ -27,7 +27,8 @@ from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
 from jobs.progress import Progress
-from robust.config import Config, ExtractConfig, fingerprint
+from robust.config import Config, ExtractConfig
+from robust.config_identity import fingerprint
 from robust.data.dataset import Dataset, load_dataset
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import ShardPlan, plan_shards, stale_rows

@@ -61,9 +61,8 @@ def pipeline(config: Config, storage: Storage) -> dict:
     stage("extract", "extract", extract)
     if "baseline" in config.train.models:
         stage("train baseline", "train", train, only_model(config, "baseline"))
-    if "defended" in config.train.models and config.tune.samples > 0:
-        stage("tune", "tune", search)
     if "defended" in config.train.models:
+        stage("tune", "tune", search)
         stage("train defended", "train", train)
     result = stage("evaluate", "evaluate", evaluate)
     folder = local_copies(config, storage)

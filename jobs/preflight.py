@@ -23,7 +23,8 @@ from cluster.demands import demands
 from cluster.local import LocalCluster
 from cluster.preflight import FAIL, NOTE, OK, Finding, as_json, failed, node, table, verdicts
 from jobs.cli import report_failure
-from robust.config import Config, StorageConfig, default_config, load_config
+from robust.config import Config, StorageConfig
+from robust.config_file import default_config, load_config
 from robust.deploy_config import STAGES
 from robust.errors import UserError
 from robust.storage import Storage, open_input
@@ -295,7 +296,7 @@ def dry_step(config: dict, key: str) -> dict:
     import torch
 
     from cluster.preflight.dry_step import attack_step, training_step
-    from robust.config import parse
+    from robust.config_file import parse
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {"train": training_step, "evaluate": attack_step}[key](parse(config), device)

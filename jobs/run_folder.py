@@ -2,7 +2,9 @@
 
 import yaml
 
-from robust.config import Config, differences, dump_yaml, fingerprint, parse
+from robust.config import Config
+from robust.config_file import parse
+from robust.config_identity import differences, dump_yaml, fingerprint
 from robust.errors import ConfigError
 from robust.storage import Storage
 

@@ -24,7 +24,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from jobs.cli import report_failure
 from jobs.packing import Package, pack
 from jobs.run_folder import FOLDERS
-from robust.config import Config, default_config, load_config
+from robust.config import Config
+from robust.config_file import default_config, load_config
 from robust.deploy_config import STAGES
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage

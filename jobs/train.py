@@ -23,7 +23,9 @@ from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
-from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig, fingerprint, parse, science
+from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
+from robust.config_file import parse
+from robust.config_identity import fingerprint, science
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.eventlog import EventLog

@@ -23,7 +23,8 @@ from jobs.cli import run_job
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from jobs.tuned import with_settings
-from robust.config import Config, RecipeConfig, parse
+from robust.config import Config, RecipeConfig
+from robust.config_file import parse
 from robust.errors import UserError
 from robust.evaluation.tune_plot import tune_plot
 from robust.storage import Storage

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from robust.config import ExtractConfig, StorageConfig, science
+from robust.config import ExtractConfig, StorageConfig
+from robust.config_identity import science
 from robust.data.extraction import Source, decode_source, faces_of, read_source
 from robust.data.faces import Face, FaceDetector
 from robust.data.inputs import to_input

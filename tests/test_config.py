@@ -1,4 +1,4 @@
-"""robust/config.py and ray_config.yaml: what is refused and how it is told, overrides, profiles, identity of a run."""
+"""robust/config*.py and ray_config.yaml: what is refused and how it is told, overrides, profiles, identity of a run."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robust.config import Config, describe, differences, dump_yaml, fingerprint, load_config, parse
+from robust.config import Config
+from robust.config_file import load_config, parse
+from robust.config_identity import describe, differences, dump_yaml, fingerprint
 from robust.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,8 @@ def file(tmp_path):
 
 @pytest.mark.parametrize("tree, told", [
     ({"trian": {}}, "trian: unknown key; did you mean 'train'?"),
+    ({"train": {"epsilon": 2}},
+     "train.epsilon: unknown key; did you mean train.validation.epsilon or train.baseline.attack.epsilon or train.defended.attack.epsilon?"),
     ({"train": {"batchsize": 8}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
     ({"train": {"defended": {"attack": {"epsilom": 1}}}}, "train.defended.attack.epsilom: unknown key; did you mean 'epsilon'?"),
     ({"data": {"datasets": [{"layout": "dfdc", "uri": "x", "methodes": []}]}}, "data.datasets.0.methodes: unknown key; did you mean 'methods'?"),

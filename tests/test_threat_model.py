@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from robust.config import DatasetConfig, load_config, parse
+from robust.config import DatasetConfig
+from robust.config_file import load_config, parse
 from robust.data.layouts import LAYOUTS
 from robust.data.tree import FileTree
 from robust.data.video import UnreadableVideo, read_image

@@ -8,7 +8,7 @@ import yaml
 
 from cluster.checks import Problem
 from cluster.checks.reading import UNREADABLE
-from robust.config import parse
+from robust.config_file import parse
 from robust.errors import ConfigError
 
 

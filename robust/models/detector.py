@@ -48,6 +48,7 @@ class Detector(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.architecture = architecture
+        self.swapped = False  # activations are others than those of its weights: batch norms hold statistics of those
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("offset", torch.zeros(()))
@@ -74,7 +75,17 @@ def build_detector(config: ModelConfig) -> tuple[Detector, str]:
     if config.activation is not None:
         swap_activations(backbone, config.activation)
     mean, std = _statistics(backbone)
-    return Detector(backbone, Architecture(config.name, config.input_size, mean, std, config.activation)), source
+    detector = Detector(backbone, Architecture(config.name, config.input_size, mean, std, config.activation))
+    detector.swapped = config.activation is not None
+    return detector, source
+
+
+def continue_from(model: Detector, config: ModelConfig) -> Detector:
+    """A new detector with the activation that `config` asks for and the weights of `model`."""
+    detector, _ = build_detector(config.model_copy(update={"weights": "none"}))
+    detector.load_state_dict(model.state_dict())
+    detector.swapped = detector.architecture.activation != model.architecture.activation
+    return detector
 
 
 def empty_detector(architecture: Architecture) -> Detector:

@@ -19,7 +19,7 @@ from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.data.shards import SUBJECT, read_faces
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
-from robust.models.detector import Detector, build_detector
+from robust.models.detector import Detector, build_detector, continue_from
 from robust.training.loop import EpochFigures, Place, Training, refit_batch_norms, start_training, train_epoch
 from robust.training.state import load_state
 from robust.training.validation import validate
@@ -95,13 +95,11 @@ def initial_detector(config: Config, recipe: RecipeConfig, storage) -> tuple[Det
     model, card = load_checkpoint(storage, key)
     if card["architecture"]["name"] != config.model.name:
         raise UserError(f"train.*.init_from: {key} is a {card['architecture']['name']}, model.name asks for {config.model.name}")
-    fresh, _ = build_detector(settings.model_copy(update={"weights": "none"}))
-    fresh.load_state_dict(model.state_dict())
-    return fresh, f"{recipe.init_from} of this run, sha256 {card['sha256'][:16]}"
+    return continue_from(model, settings), f"{recipe.init_from} of this run, sha256 {card['sha256'][:16]}"
 
 
 def run_epochs(
-    config: Config, recipe: RecipeConfig, threat: ValidationConfig, network: nn.Module, crops: Crops, *, place: Place,
+    config: Config, recipe: RecipeConfig, threat: ValidationConfig, network: Detector, crops: Crops, *, place: Place,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module, resume: Path | None = None,
     progress: Callable[[int, int], None] = lambda step, steps: None,
 ) -> Iterator[tuple[Training, EpochFigures, dict[str, float] | None]]:
@@ -117,7 +115,7 @@ def run_epochs(
     augment = build_augmentation(config.augment)
     if resume is not None:
         load_state(training, resume)
-    elif (recipe.activation or config.model.activation) and recipe.refit > 0:
+    elif network.swapped and recipe.refit > 0:
         refit_batch_norms(training, crops.train, config.train, recipe.refit, augment, seed=config.run.seed, place=place)
     while training.epoch < recipe.epochs:
         figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress)

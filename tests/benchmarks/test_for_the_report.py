@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import deep_image_prior, reference_protocol
-from robust.config import parse
+from robust.config_file import parse
 from robust.defenses.deep_image_prior import Prior
 from robust.evaluation.comparators import read_comparators
 from robust.models.checkpoint import save_checkpoint

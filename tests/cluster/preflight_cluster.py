@@ -25,7 +25,7 @@ def main(folder: Path, overrides: list[str]) -> None:
     from jobs.pipeline import main as pipeline
     from jobs.preflight import main as preflight
     from jobs.preflight import quick, session_folder
-    from robust.config import load_config
+    from robust.config_file import load_config
     from robust.storage import Storage
 
     small = dict(object_store_memory=100 * 2**20)

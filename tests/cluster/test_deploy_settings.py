@@ -8,7 +8,7 @@ import pytest
 from test_render import described
 
 from cluster.description import Description
-from robust.config import parse_section
+from robust.config_file import parse_section
 from robust.deploy_config import DeployConfig
 from robust.errors import ConfigError
 

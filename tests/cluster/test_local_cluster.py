@@ -13,7 +13,8 @@ from processes import Marked, listening
 from cluster.local import LocalCluster
 from cluster.monitoring import event_files
 from cluster.s3_server import S3Server
-from robust.config import StorageConfig, parse
+from robust.config import StorageConfig
+from robust.config_file import parse
 from robust.errors import ConfigError
 from robust.storage import Storage
 

@@ -22,7 +22,7 @@ from cluster.monitoring import alerts, dashboards, event_files, targets
 from cluster.monitoring.prometheus import Prometheus, find_prometheus
 from cluster.monitoring.run_storage import RunStorage
 from cluster.s3_server import S3Server
-from robust.config import parse
+from robust.config_file import parse
 from robust.errors import UserError
 from robust.eventlog import EventLog
 from robust.monitoring import metrics

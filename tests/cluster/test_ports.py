@@ -12,7 +12,7 @@ from processes import listening
 
 from cluster.guardian import session_processes
 from cluster.local import SESSION_MARK, LocalCluster
-from robust.config import parse
+from robust.config_file import parse
 
 METHODS = (
     "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo",

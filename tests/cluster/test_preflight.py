@@ -15,7 +15,8 @@ from cluster.demands import demands
 from cluster.preflight import FAIL, NOTE, OK, Finding, as_json, node, table, verdicts
 from cluster.preflight.dry_step import attack_step, training_step
 from cluster.preflight.verdicts import GIB, Node, certain_skew
-from robust.config import StorageConfig, parse
+from robust.config import StorageConfig
+from robust.config_file import parse
 from robust.object_stores.local import LocalObjects
 from robust.storage import Storage
 

@@ -18,7 +18,7 @@ from cluster import check, render
 from cluster.check import problems_of
 from cluster.description import APPLICATION, LOCKS, PACKAGES, Description, code_digest, locked_version, place, tag
 from cluster.kinds.aws import CLUSTER_TAG
-from robust.config import load_config, parse
+from robust.config_file import load_config, parse
 from robust.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

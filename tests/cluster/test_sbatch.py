@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster import render
 from cluster.description import Description
-from robust.config import load_config
+from robust.config_file import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robust.config import parse
+from robust.config_file import parse
 from robust.data import image_folder
 from robust.data.shards import decode_image, read_faces
 from robust.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.cli import Variant, find_user_error, parse_arguments, report_failure, run_job, run_stage
 from jobs.run_folder import RunFolder
-from robust.config import parse
+from robust.config_file import parse
 from robust.errors import ConfigError, UserError
 
 

@@ -9,7 +9,7 @@ from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of
 import jobs.evaluate as job
 from benchmarks import codec_attacks
 from jobs import codec_tasks
-from robust.config import load_config, parse
+from robust.config_file import load_config, parse
 from robust.data.extraction import extract_video
 from robust.data.faces import build_detector
 from robust.data.inputs import to_input

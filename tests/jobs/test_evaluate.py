@@ -20,7 +20,8 @@ from jobs.cli import run_job
 from jobs.task_pool import require_resources
 from robust.attacks.threat import Linf
 from robust.attacks.transfer import mi_fgsm
-from robust.config import dump_yaml, parse
+from robust.config_file import parse
+from robust.config_identity import dump_yaml
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
 from robust.errors import UserError

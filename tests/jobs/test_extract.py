@@ -17,7 +17,9 @@ from jobs import extract_verify
 from jobs.extract import detector_actors, extract, extract_and_remove_stale
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
 from jobs.run_folder import RunFolder
-from robust.config import ExtractConfig, StorageConfig, dump_yaml, parse
+from robust.config import ExtractConfig, StorageConfig
+from robust.config_file import parse
+from robust.config_identity import dump_yaml
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import plan_shards
 from robust.data.shards import read_committed, read_faces, read_status

@@ -16,7 +16,8 @@ from benchmarks.extraction_again import RecordedDetector
 from benchmarks.extraction_kills import objects
 from cluster.s3_server import S3Server
 from jobs import extract as job
-from robust.config import StorageConfig, parse
+from robust.config import StorageConfig
+from robust.config_file import parse
 from robust.data.extraction import extract_video
 from robust.data.shards import read_committed, write_shard
 from robust.storage import Storage

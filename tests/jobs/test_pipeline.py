@@ -1,7 +1,7 @@
 """jobs/pipeline.py apart from its stages; the whole of it is in tests/cluster/test_submit_jobs.py."""
 
 from jobs.pipeline import local_copies
-from robust.config import parse
+from robust.config_file import parse
 
 
 def test_event_files_of_all_stages_are_copied_as_they_are_now(local_storage, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs.run_folder import FOLDERS, SECTIONS, RunFolder
-from robust.config import load_config, parse
+from robust.config_file import load_config, parse
 from robust.errors import ConfigError
 
 

@@ -5,7 +5,8 @@ import pytest
 from jobs import telemetry
 from jobs.errors import reason_of
 from jobs.progress import Progress
-from robust.config import StorageConfig, parse
+from robust.config import StorageConfig
+from robust.config_file import parse
 from robust.errors import NonFiniteLoss, StorageError, UserError
 from robust.object_stores import failures
 from robust.storage import Storage

@@ -17,7 +17,7 @@ from cluster.monitoring import targets
 from cluster.monitoring.prometheus import Prometheus, find_prometheus
 from jobs.cli import run_stage
 from jobs.run_folder import RunFolder
-from robust.config import parse
+from robust.config_file import parse
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage

@@ -13,7 +13,7 @@ import jobs.tune as job
 from jobs.cli import run_stage
 from jobs.run_folder import RunFolder
 from jobs.tuned import tuned_settings
-from robust.config import parse
+from robust.config_file import parse
 from robust.errors import UserError
 from robust.storage import Storage
 from robust.training.recipes import RECIPES, Recipe

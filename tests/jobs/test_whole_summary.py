@@ -12,7 +12,7 @@ from torch import nn
 
 import jobs.evaluate as job
 from jobs import block_tasks
-from robust.config import parse
+from robust.config_file import parse
 from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage

@@ -13,7 +13,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from robust.config import StorageConfig, dump_yaml, parse
+from robust.config import StorageConfig
+from robust.config_file import parse
+from robust.config_identity import dump_yaml
 from robust.errors import ConfigError, UserError
 from robust.object_stores.kept import kept
 from robust.object_stores.s3_client import connect, forget_connections, region_of

@@ -9,7 +9,7 @@ import torch
 from tiny_run import write_faces
 from tiny_training import same, weights
 
-from robust.config import parse
+from robust.config_file import parse
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.errors import UserError
@@ -70,6 +70,9 @@ def test_the_defended_model_starts_from_the_baseline_and_says_so(storage):
     card = save_checkpoint(storage, "tiny/train/baseline", baseline, {"threshold": 0.0})
     start, source = initial_detector(config, config.train.defended, storage)
     assert same(weights(start), weights(baseline)) and source == f"baseline of this run, sha256 {card['sha256'][:16]}"
+    assert not start.swapped
+    relu = config.train.defended.model_copy(update={"activation": "relu"})
+    assert initial_detector(config, relu, storage)[0].swapped
     other = config_of(model={"name": "meso_inception4", "input_size": 32, "weights": "none"})
     with pytest.raises(UserError, match="init_from: tiny/train/baseline is a test_resnet, model.name asks for meso_inception4"):
         initial_detector(other, other.train.defended, storage)

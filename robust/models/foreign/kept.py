@@ -11,7 +11,9 @@ from pathlib import PurePosixPath
 
 import pyarrow
 
-from robust.config import AuditedModelConfig, parse_section, science
+from robust.config import AuditedModelConfig
+from robust.config_file import parse_section
+from robust.config_identity import science
 from robust.errors import UserError
 from robust.models.foreign import load_foreign
 from robust.models.foreign.detector import ForeignDetector

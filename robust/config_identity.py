@@ -1,0 +1,73 @@
+"""What a configuration is: as YAML, as the settings that decide a result, as their hash, and as a list for --help."""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from robust.config import Config
+
+
+def dump_yaml(config: Config) -> str:
+    """The whole configuration as YAML; it holds no secrets because the schema has no key for one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def science(node: BaseModel) -> dict:
+    """The settings that decide the result, without those marked as resources."""
+    plain: dict = {}
+    for name, field in type(node).model_fields.items():
+        if (field.json_schema_extra or {}).get("resource"):
+            continue
+        plain[name] = _science_value(getattr(node, name))
+    return plain
+
+
+def _science_value(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return science(value)
+    if isinstance(value, dict):
+        return {key: _science_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_science_value(item) for item in value]
+    return value
+
+
+def fingerprint(config: Config, sections: Iterable[str]) -> str:
+    """A short hash of the science settings of these sections and the seed; 16 hex digits."""
+    plain = {name: science(getattr(config, name)) for name in sections}
+    text = json.dumps({"seed": config.run.seed, **plain}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The science settings in which two configurations differ, as `key: a -> b`."""
+    flat_a, flat_b = _flatten(science(a)), _flatten(science(b))
+    keys = sorted(flat_a.keys() | flat_b.keys())
+    return [f"{key}: {flat_a.get(key)!r} -> {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, dict) and node:
+        return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): node}
+
+
+def describe(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(key, default, meaning) of every setting, in order, for --help."""
+    lines = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines += describe(field.annotation, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else _plain_default(field.default)
+        lines.append((f"{prefix}{name}", default, field.description or ""))
+    return lines
+
+
+def _plain_default(value: Any) -> str:
+    return json.dumps(_science_value(value))
