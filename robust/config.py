@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from robust.config_section import Section, resource
 from robust.deploy_config import DeployConfig
@@ -31,8 +31,6 @@ class Run(Section):
 
 
 class StorageConfig(Section):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
     uri: str = resource(
         "outputs/storage", description="a local folder, s3://bucket/prefix or gs://bucket/prefix; runs live below it"
     )

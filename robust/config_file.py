@@ -16,6 +16,7 @@ from robust.config import Config
 from robust.config_identity import describe
 from robust.config_section import Section
 from robust.errors import ConfigError
+from robust.object_stores.address import holds_credentials
 
 
 def default_config() -> str:
@@ -36,7 +37,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}; give one with --config") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not YAML: {error}") from None
+        raise ConfigError(f"config file {path} is not YAML: {_place(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path}: expected sections, found {type(tree).__name__}")
     profiles = {name: over or {} for name, over in (tree.pop("profiles", None) or {}).items()}
@@ -48,6 +49,12 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str
     for override in overrides:
         _apply_override(tree, override)
     return parse(tree)
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark and problem else type(error).__name__
 
 
 def _profile_chain(profiles: dict, name: str) -> list[str]:
@@ -73,7 +80,7 @@ def _apply_override(tree: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"override {override!r}: write section.key=value, as in train.batch_size=16")
+        raise ConfigError(f"override {_shown(override)}: write section.key=value, as in train.batch_size=16")
     try:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError:
@@ -85,7 +92,7 @@ def _apply_override(tree: dict, override: str) -> None:
         if node is None:
             node = tree[part] = {}
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"override {override!r}: {'.'.join(parts[:depth + 1])} is a value, not a section")
+            raise ConfigError(f"override {key}: {'.'.join(parts[:depth + 1])} is a value, not a section")
         tree = node
     if isinstance(tree, list):
         tree[_index(tree, parts[-1], key)] = value
@@ -138,7 +145,17 @@ def _explain(item: dict) -> str:
         return f"{key}: unknown key{_did_you_mean(item['loc'])}"
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    return f"{key}: {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    told = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+    return f"{key}: {told}" if item["type"] == "missing" else f"{key}: {_shown(item['input'])}: {told}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: no section or list of texts, whose other values may be secrets, and no secret itself."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    is_plain = all(part is None or isinstance(part, (bool, int, float)) for part in parts)
+    if is_plain or isinstance(value, str) and not holds_credentials(value):
+        return repr(value)
+    return f"a {type(value).__name__}" + (" that holds credentials" if isinstance(value, str) else "")
 
 
 def _did_you_mean(location: tuple) -> str:

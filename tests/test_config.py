@@ -72,7 +72,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tree, told):
     ({"data": {"splits": {"folds": 3, "fold": 3}}}, "data.splits.fold", "3", "below data.splits.folds = 3"),
     ({"data": {"demo": {"enabled": True}}}, "data.demo.enabled", "data.datasets[0]", "must say where"),
     ({"train": 5}, "train", "5", "dictionary"),
-    ({"data": {"datasets": [{"layout": "dfdc"}]}}, "data.datasets.0.uri", "dfdc", "required"),
+    ({"data": {"datasets": [{"layout": "dfdc"}]}}, "data.datasets.0.uri", "field", "required"),
+    ({"evaluate": {"epsilons": [1, -2]}}, "evaluate.epsilons.1", "-2", "greater than or equal to 0"),
 ])
 def test_an_error_names_the_key_the_value_and_what_is_allowed(tree, key, value, allowed):
     with pytest.raises(ConfigError) as told:
@@ -115,6 +116,33 @@ def test_an_override_of_an_unknown_key_is_refused(file):
 def test_an_override_that_leads_nowhere_is_told(file, override, told):
     with pytest.raises(ConfigError, match=re.escape(told)):
         load_config(file, [override])
+
+
+SECRET = "s3://AKIAKEY:hunter2@bucket/x"
+
+
+@pytest.mark.parametrize("override, told", [
+    (f"data.datasets=[{{uri: '{SECRET}'}}]", "data.datasets.0.layout: field required"),
+    (f"data.datasets={{uri: '{SECRET}'}}", "data.datasets: a dict: "),
+    (f"data.datasets=[['{SECRET}']]", "data.datasets.0: a list: "),
+    (f"train.batch_size='{SECRET}'", "train.batch_size: a str that holds credentials: "),
+    (f"run.name='{SECRET}'", "run.name: a str that holds credentials: "),
+    (SECRET, "override a str that holds credentials: write"),
+    (f"train.batch_size.x={SECRET}", "override train.batch_size.x: "),
+    ("storage={secret_key: hunter2}", "storage.secret_key: unknown key"),
+    ("data.datasets=[{layout: folder, uri: a, name: {secret: hunter2}}]", "data.datasets.0.name: a dict: "),
+])
+def test_no_error_repeats_a_secret(file, override, told):
+    with pytest.raises(ConfigError) as refused:
+        load_config(file, [override])
+    assert str(refused.value).startswith(told) and "hunter2" not in str(refused.value)
+
+
+def test_a_line_that_is_no_yaml_is_told_by_its_number_alone(tmp_path):
+    (tmp_path / "bad.yaml").write_text(f"run: {{name: a}}\nstorage: {{uri: '{SECRET}']\n")
+    with pytest.raises(ConfigError, match="bad.yaml is not YAML: .* in line 2, column ") as told:
+        load_config(tmp_path / "bad.yaml")
+    assert "hunter2" not in str(told.value)
 
 
 def test_profiles_are_laid_over_the_file_and_extend_each_other(file):
