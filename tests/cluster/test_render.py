@@ -484,7 +484,11 @@ def test_the_command_of_each_page_works(kind, tmp_path, capsys):
     )
     for name, value in PLACEHOLDERS.items():
         line = line.replace(name, value)
-    assert render.main([*shlex.split(line)[3:], "--output", str(tmp_path)]) == 0, capsys.readouterr().err
+    given = shlex.split(line)[3:]
+    assert render.main([*given, "--output", str(tmp_path)]) == 0, capsys.readouterr().err
+    if kind in ("aws", "gcp", "kuberay"):  # the nodes that are there before anybody asks for some
+        description = Description(load_config(ROOT / "ray_config.yaml", render.parse_arguments(given).overrides))
+        description.require_room({group.name: group.min for group in description.deploy.groups})
     named = re.findall(
         r"`((?:iam/|rayjob-|job|common|raycluster|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
     )
