@@ -134,10 +134,15 @@ def trial(settings: dict, config: dict) -> None:
             folder = Path(tempfile.mkdtemp(prefix="trial-"))
             try:
                 save_state(training, folder, facts)
-                tune.report({**scores, "epoch": training.epoch, "loss": figures.losses["total"], "seconds": figures.seconds},
+                tune.report(reported(training.epoch, figures, scores),
                             checkpoint=tune.Checkpoint.from_directory(str(folder)))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def reported(epoch: int, figures, scores: dict) -> dict:
+    """What a trial tells of an epoch (figures: EpochFigures); TensorBoard has it under `ray/tune/`."""
+    return {**scores, "epoch": epoch, "loss": figures.losses["total"], "seconds": figures.seconds}
 
 
 def trial_table(grid: tune.ResultGrid, *, root: str) -> list[dict]:

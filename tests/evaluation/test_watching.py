@@ -9,6 +9,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from cluster.monitoring import event_files
 from jobs import telemetry
 from jobs.train import _log
+from jobs.tune import reported
 from robust.evaluation.tensorboard import scalars
 from robust.monitoring.tensorboard_layout import CHARTS
 from robust.training.loop import EpochFigures
@@ -22,10 +23,11 @@ def test_the_layout_is_read_by_tensorboard_and_names_tags_that_are_written(tmp_p
         def flush(self):
             pass
 
-    tags = Tags(f"ray/tune/{name}" for name in ("auc", "robust_auc", "attack_success", "loss"))
+    scores = {"auc": 1.0, "robust_auc": 1.0, "attack_success": 0.0}
     figures = EpochFigures(0, 1, {"total": 1.0, "crops": 1.0}, 0.1, 1.0, 1.0, 1.0, 0.0,
                            probe={"probe_before": 1.0, "probe_after": 1.0, "collapsed": 0.0})
-    _log(tags, 1, figures, {"auc": 1.0, "robust_auc": 1.0, "attack_success": 0.0})
+    tags = Tags(f"ray/tune/{name}" for name in reported(1, figures, scores))
+    _log(tags, 1, figures, scores)
     tags += [tag for tag, _, _ in scalars(plain_summary(), "defended")]
     for charts in CHARTS.values():
         for title, expressions in charts.items():
