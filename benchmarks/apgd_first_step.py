@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.attack_reference import EPSILONS
 from benchmarks.small_detector import make_images, train_small_detector
 from robust.attacks.apgd import apgd
 from robust.attacks.threat import Linf
 
 FIRST_STEPS = (1.0, 2.0)  # in epsilons
-EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from benchmarks.attack_reference import LIBRARIES, STRONG, Row, compare, print_header, print_row
+from benchmarks.attack_reference import EPSILONS, LIBRARIES, STRONG, Row, compare, print_header, print_row
 from benchmarks.square_rows import square_rows
-from jobs.cli import run_job
+from jobs.cli import Variant, run_job
 from robust.config import AttackConfig, Config, LipschitzConfig, RecipeConfig
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
@@ -34,7 +34,6 @@ IMAGES = 256
 MODEL = {"name": "tf_efficientnet_lite0", "input_size": 48, "weights": "package"}
 STEPS = 20
 QUERIES = 5000  # of the Square attacks, as in the suite `standard`
-EPSILONS = (1.0, 2.0, 4.0, 8.0)  # 0-255 units
 NO_ATTACK = AttackConfig(epsilon=0)
 RECIPES = {
     "plain": RecipeConfig(epochs=4, attack=NO_ATTACK),
@@ -156,6 +155,5 @@ def _clean(model: nn.Module, x: Tensor, y: Tensor) -> dict:
 
 
 if __name__ == "__main__":
-    argv = [one for one in sys.argv[1:] if one != "--square"]
-    main = functools.partial(main, square="--square" in sys.argv)
-    sys.exit(run_job("benchmark", main, needs_ray=False, in_run_folder=False, argv=argv))
+    square = Variant(functools.partial(main, square=True), f"also Square, of {QUERIES} queries; takes hours")
+    sys.exit(run_job("benchmark", main, needs_ray=False, in_run_folder=False, variants={"square": square}))
