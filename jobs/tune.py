@@ -30,8 +30,9 @@ from jobs.trial_resume import StepCost, checkpoint_folder
 from jobs.tuned import with_settings
 from robust.config import Config, RecipeConfig, parse
 from robust.errors import UserError
+from robust.evaluation.importance import importances
 from robust.evaluation.pareto import pareto_front
-from robust.evaluation.tune_plot import tune_plot
+from robust.evaluation.trials_page import FIGURES, trials_page
 from robust.storage import Storage
 
 OBJECTIVE = "robust_auc"
@@ -52,9 +53,12 @@ def search(config: Config, storage: Storage) -> dict:
     if not any(row["status"] == "done" for row in table):
         raise UserError(f"tune: none of {len(table)} trials finished; the first error: {next((row['error'] for row in table if row['error']), 'none')}")
     best = choose(table, clean_tolerance=config.tune.clean_tolerance)
-    storage.write_bytes(folder.key("tune", "trials.html"), tune_plot(table, best["trial"], config.tune.threat.epsilon).encode())
-    return {"trials": table, "front": [row["trial"] for row in front(table)], "winner": best, "not_run": config.tune.samples - len(table),
-            "device_hours": hours(table, config), "threat": config.tune.threat.model_dump(mode="json"), "summary": summary(table, best, config)}
+    result = {"trials": table, "front": [row["trial"] for row in front(table)], "winner": best, "clean_tolerance": config.tune.clean_tolerance,
+              "importance": importance(table, config.run.seed), "not_run": config.tune.samples - len(table),
+              "device": "GPU" if config.tune.gpus_per_trial else "CPU", "device_hours": hours(table, config),
+              "threat": config.tune.threat.model_dump(mode="json"), "summary": summary(table, best, config)}
+    storage.write_bytes(folder.key("tune", "trials.html"), trials_page(result).encode())
+    return result
 
 
 def summary(table: list[dict], best: dict, config: Config) -> str:
@@ -187,6 +191,13 @@ def choose(table: list[dict], *, clean_tolerance: float) -> dict:
     candidates = front(table)
     bar = max(row["auc"] for row in candidates) - clean_tolerance
     return max((row for row in candidates if row["auc"] >= bar), key=lambda row: (row["robust_auc"], row["auc"]))
+
+
+def importance(table: list[dict], seed: int) -> dict[str, dict[str, float]] | None:
+    """Of each figure the share that each setting explains; a figure that is the same in all trials is left out."""
+    done = [row for row in table if row["status"] == "done" and row["cost"] is not None]
+    shares = {figure: importances([row["settings"] for row in done], [row[figure] for row in done], seed=seed) for figure in FIGURES}
+    return {figure: share for figure, share in shares.items() if share} or None
 
 
 def hours(table: list[dict], config: Config) -> float:

@@ -101,15 +101,14 @@ def test_a_search_that_only_reports_changes_nothing(tmp_path):
 
 
 def stopping_trial(folder: Path, driver: int):
-    """The real trial; the second one to start sends Ctrl-C to the job, once."""
+    """The real trial; the second and the fourth start send Ctrl-C to the job."""
     def trial(settings, config):
         from ray import tune
 
         import jobs.tune
 
         (folder / f"{tune.get_context().get_trial_id()}.{os.getpid()}").touch()
-        if len(list(folder.iterdir())) == 2:
-            (folder / "stopped").touch()
+        if len(list(folder.iterdir())) in (2, 4):
             os.kill(driver, signal.SIGINT)
             signal.pause()  # until the job takes it along
         jobs.tune.trial(settings, config)
@@ -119,8 +118,8 @@ def stopping_trial(folder: Path, driver: int):
 
 @pytest.mark.cluster
 @pytest.mark.fault
-def test_a_stopped_search_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
-    config = config_of(tmp_path)
+def test_a_search_stopped_twice_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
+    config = config_of(tmp_path, samples=4, search="optuna", recipe=["madry", "fast"], activation=["relu", "silu"], step_size=[1, 4])
     storage = Storage.from_config(config.storage)
     write_faces(storage, "tiny")
     starts = tmp_path / "starts"
@@ -128,27 +127,29 @@ def test_a_stopped_search_goes_on_and_a_finished_one_is_left_alone(tmp_path, mon
     monkeypatch.setattr(job, "trial", stopping_trial(starts, os.getpid()))
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # the search's state is saved after every event, not every ten seconds
     monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
-    with small_cluster(config):
-        with pytest.raises(KeyboardInterrupt):
-            run_stage("tune", job.search, config, storage)
-        assert RunFolder(storage, config).result("tune") is None
-        first = [path.name.split(".")[0] for path in starts.iterdir() if path.name != "stopped"]
-        assert len(first) == 2
+    for started in (2, 4):
+        with small_cluster(config):
+            with pytest.raises(KeyboardInterrupt):
+                run_stage("tune", job.search, config, storage)
+            assert RunFolder(storage, config).result("tune") is None
+            assert len(list(starts.iterdir())) == started
 
     with small_cluster(config):
         result = run_stage("tune", job.search, config, storage)
-        runs = [path.name.split(".")[0] for path in starts.iterdir() if path.name != "stopped"]
-        # The stopped one was run again. Tune may have saved its state before the finished one's end; then that one is started
+        runs = [path.name.split(".")[0] for path in starts.iterdir()]
+        # The stopped ones were run again. Tune may have saved its state before a finished one's end; then that one is started
         # again, too, from its own last checkpoint.
-        assert len(set(runs)) == 3 and len(runs) in (4, 5)
+        assert len(set(runs)) == 4 and len(runs) in (6, 7, 8)
 
     table = result["trials"]
-    assert [entry["status"] for entry in table] == ["done"] * 3 and {entry["trial"] for entry in table} == set(runs)
+    assert [entry["status"] for entry in table] == ["done"] * 4 and {entry["trial"] for entry in table} == set(runs)
     assert all(0.25 <= entry["settings"]["epsilon"] <= 8 and entry["epochs"] == 1 for entry in table)
+    assert len({entry["settings"]["epsilon"] for entry in table}) == 4 and all(entry["cost"] > 0 for entry in table)
     assert result["winner"] == job.choose(table, clean_tolerance=config.tune.clean_tolerance) and result["threat"]["epsilon"] == 3
+    assert result["winner"]["trial"] in result["front"] and result["not_run"] == 0 and result["device_hours"] > 0
     assert storage.exists(f"{result['winner']['checkpoint']}/model.safetensors")
     page = storage.read_bytes("tiny/tune/trials.html").decode()
-    assert page.count("<tr") == 1 + 3 and "<svg" in page and result["winner"]["trial"] in page
+    assert page.count("<tr") == 1 + 4 and "<svg" in page and result["winner"]["trial"] in page
 
     monkeypatch.setattr(job, "resumable_tuner", None)  # no trial, no Ray
     for _ in range(2):
