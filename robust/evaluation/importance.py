@@ -10,7 +10,7 @@ LOGARITHMIC = {"epsilon", "lipschitz_weight", "step_size"}
 
 
 def importances(settings: Sequence[Mapping], values: Sequence[float], *, seed: int) -> dict[str, float] | None:
-    """Share of the variance of `values` over the searched space that each setting alone explains, the largest first; they sum to 1.
+    """Share of the variance of `values` over the searched space that each setting alone explains, largest first; sum 1.
 
     Functional ANOVA on a random forest (Optuna's). It says what mattered in this search, in the range that it searched, not
     in which direction.

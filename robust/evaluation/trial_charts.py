@@ -52,7 +52,7 @@ def front_chart(dots: Sequence[Dot], *, x_label: str, y_label: str) -> str:
     text(svg, 2, TOP - 3, y_label, "start")
     costs = [dot.cost for dot in dots]
     order = {OTHER: 0, FRONT: 1, WINNER: 2}
-    for dot in sorted(dots, key=lambda dot: (order[dot.kind], -dot.cost)):  # what matters on top, and small dots before large ones
+    for dot in sorted(dots, key=lambda dot: (order[dot.kind], -dot.cost)):  # what matters on top, small ones before large
         x, y = _between(dot.auc, xs, LEFT, WIDTH - RIGHT), _between(dot.robust_auc, ys, HEIGHT - BOTTOM, TOP)
         round_it = {"cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": f"{_radius(dot.cost, costs):.1f}"}
         circle = ElementTree.SubElement(svg, "circle", {**round_it, "class": f"trial {dot.kind}"})
@@ -120,7 +120,8 @@ def _svg(width: float, height: float, title: str):
 
 
 def _rule(svg, x1: float, y1: float, x2: float, y2: float) -> None:
-    ElementTree.SubElement(svg, "line", {"x1": f"{x1:.1f}", "y1": f"{y1:.1f}", "x2": f"{x2:.1f}", "y2": f"{y2:.1f}", "class": "grid"})
+    ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+    ElementTree.SubElement(svg, "line", {**{name: f"{place:.1f}" for name, place in ends.items()}, "class": "grid"})
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -8,7 +8,17 @@ import jinja2
 from markupsafe import Markup
 
 from robust.evaluation.importance import FEWEST_TRIALS, LOGARITHMIC
-from robust.evaluation.trial_charts import FIRST_COLOUR, FRONT, OTHER, WINNER, Axis, Dot, front_chart, importance_chart, parallel_chart
+from robust.evaluation.trial_charts import (
+    FIRST_COLOUR,
+    FRONT,
+    OTHER,
+    WINNER,
+    Axis,
+    Dot,
+    front_chart,
+    importance_chart,
+    parallel_chart,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAMES = {"epsilon": "epsilon", "steps": "steps", "lipschitz_weight": "Lipschitz weight", "step_size": "step size",
@@ -23,18 +33,21 @@ def trials_page(result: Mapping) -> str:
     Args:
         result: jobs/tune.py's result: trials, front, winner, importance, threat, not_run, device_hours.
     """
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     table, winner = result["trials"], result["winner"]["trial"]
-    kinds = {row["trial"]: WINNER if row["trial"] == winner else FRONT if row["trial"] in result["front"] else OTHER for row in table}
+    kinds = {row["trial"]: FRONT if row["trial"] in result["front"] else OTHER for row in table} | {winner: WINNER}
     settings = [name for name in NAMES if any(name in row["settings"] for row in table)]
     done = [row for row in table if row["status"] == "done"]
     shares = result["importance"]
+    dots = [_dot(row, kinds[row["trial"]]) for row in done]
     return environment.get_template("trials.html").render(
-        result=result, style=Markup((TEMPLATES / "report.css").read_text()), kinds=kinds, settings=settings, names=NAMES, figures=FIGURES,
-        fewest=FEWEST_TRIALS, first_colour=FIRST_COLOUR, headline=_headline(result),
-        front=Markup(front_chart([_dot(row, kinds[row["trial"]]) for row in done], x_label="clean video AUC", y_label="robust video AUC")),
-        parallel=Markup(parallel_chart(_axes(done, settings), [kinds[row["trial"]] for row in done], [row["trial"] for row in done])),
+        result=result, style=Markup((TEMPLATES / "report.css").read_text()), headline=_headline(result),
+        kinds=kinds, settings=settings, names=NAMES, figures=FIGURES, fewest=FEWEST_TRIALS, first_colour=FIRST_COLOUR,
+        front=Markup(front_chart(dots, x_label="clean video AUC", y_label="robust video AUC")),
+        parallel=Markup(parallel_chart(_axes(done, settings), [dot.kind for dot in dots], [dot.name for dot in dots])),
         importance=Markup(importance_chart({FIGURES[figure]: of for figure, of in shares.items()}, NAMES)) if shares else None,
     )
 
@@ -45,7 +58,8 @@ def _dot(row: Mapping, kind: str) -> Dot:
 
 def _headline(result: Mapping) -> str:
     best = result["winner"]
-    return f"Best trial: AUC {best['auc']:.3f} clean, {best['robust_auc']:.3f} under PGD at epsilon {result['threat']['epsilon']:g}"
+    epsilon = result["threat"]["epsilon"]
+    return f"Best trial: AUC {best['auc']:.3f} clean, {best['robust_auc']:.3f} under PGD at epsilon {epsilon:g}"
 
 
 def _axes(done: list[Mapping], settings: list[str]) -> list[Axis]:
