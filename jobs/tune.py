@@ -53,7 +53,8 @@ def search(config: Config, storage: Storage) -> dict:
     if not any(row["status"] == "done" for row in table):
         raise UserError(f"tune: none of {len(table)} trials finished; the first error: {next((row['error'] for row in table if row['error']), 'none')}")
     best = choose(table, clean_tolerance=config.tune.clean_tolerance)
-    result = {"trials": table, "front": [row["trial"] for row in front(table)], "winner": best, "clean_tolerance": config.tune.clean_tolerance,
+    result = {"trials": table, "front": [row["trial"] for row in front(table)], "winner": best,
+              "clean_tolerance": config.tune.clean_tolerance,
               "importance": importance(table, config.run.seed), "not_run": config.tune.samples - len(table),
               "device": "GPU" if config.tune.gpus_per_trial else "CPU", "device_hours": hours(table, config),
               "threat": config.tune.threat.model_dump(mode="json"), "summary": summary(table, best, config)}
@@ -62,10 +63,11 @@ def search(config: Config, storage: Storage) -> dict:
 
 
 def summary(table: list[dict], best: dict, config: Config) -> str:
-    settings, failed, missing = best["settings"], sum(row["error"] is not None for row in table), config.tune.samples - len(table)
+    settings, failed = best["settings"], sum(row["error"] is not None for row in table)
+    missing, budget = config.tune.samples - len(table), config.tune.budget_hours
     also = "".join(f", {name.replace('_', ' ')} {settings[name]}" for name in CHOICES if name in settings)
     also += f", step size {settings['step_size']:.2f} epsilon / steps" if "step_size" in settings else ""
-    unrun = f", {missing} not run: the budget of {config.tune.budget_hours:g} device-hours is spent" if missing and config.tune.budget_hours else ""
+    unrun = f", {missing} not run: the budget of {budget:g} device-hours is spent" if missing and budget else ""
     return (f"{len(table)} trials{f' ({failed} failed)' if failed else ''}{unrun}; best is {best['trial']}: epsilon {settings['epsilon']:.2f}, {settings['steps']} steps, Lipschitz weight "
             f"{settings['lipschitz_weight']:.1e}{also}; AUC {best['auc']:.3f} clean, {best['robust_auc']:.3f} under PGD at epsilon {config.tune.threat.epsilon:g}")
 

@@ -132,11 +132,12 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers in between: steps of 1, 2 or 5 times a power of ten."""
+    """Round shares in between: steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / most
     power = 10 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-    return [step * index for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    within = range(math.ceil(max(low, 0) / step), math.floor(min(high, 1) / step + 1e-9) + 1)
+    return [step * index for index in within]
 
 
 def _between(value: float, source: tuple[float, float], start: float, end: float) -> float:
