@@ -11,23 +11,32 @@ from robust.storage import Storage
 
 @dataclass(frozen=True)
 class Tuned:
-    """The winner's settings. Epsilon in 0-255 units."""
+    """The winner's settings, as its trial had them."""
 
-    epsilon: float
-    steps: int
-    lipschitz_weight: float
+    settings: dict  # of with_settings
     source: str
     checkpoint: str | None  # key of the winner's checkpoint, if it is to be taken over
 
     def apply(self, recipe: RecipeConfig) -> RecipeConfig:
-        return with_settings(recipe, epsilon=self.epsilon, steps=self.steps, lipschitz_weight=self.lipschitz_weight)
+        return with_settings(recipe, **self.settings)
 
 
-def with_settings(recipe: RecipeConfig, *, epsilon: float, steps: int, lipschitz_weight: float) -> RecipeConfig:
-    """A recipe with the settings that a search varies; the step size follows from them, in trials and afterwards alike."""
-    attack = recipe.attack.model_copy(update={"epsilon": epsilon, "steps": steps, "step_size": None})
-    lipschitz = recipe.lipschitz.model_copy(update={"weight": lipschitz_weight})
-    return recipe.model_copy(update={"attack": attack, "lipschitz": lipschitz})
+def with_settings(
+    base: RecipeConfig, *, epsilon: float, steps: int, lipschitz_weight: float, step_size: float | None = None,
+    lipschitz_kind: str | None = None, activation: str | None = None, recipe: str | None = None,
+) -> RecipeConfig:
+    """A recipe with the settings that a search varies, in trials and afterwards alike.
+
+    Args:
+        epsilon: 0-255 units.
+        step_size: in epsilon / steps; None: the attack's usual, whatever the base says.
+        lipschitz_kind, activation, recipe: None: the base's.
+    """
+    size = None if step_size is None else step_size * epsilon / steps
+    attack = base.attack.model_copy(update={"epsilon": epsilon, "steps": steps, "step_size": size})
+    lipschitz = base.lipschitz.model_copy(update={"weight": lipschitz_weight, "kind": lipschitz_kind or base.lipschitz.kind})
+    return base.model_copy(update={"attack": attack, "lipschitz": lipschitz, "activation": activation or base.activation,
+                                   "recipe": recipe or base.recipe})
 
 
 def tuned_settings(config: Config, storage: Storage) -> Tuned | None:
@@ -41,5 +50,4 @@ def tuned_settings(config: Config, storage: Storage) -> Tuned | None:
     checkpoint = winner["checkpoint"] if config.tune.winner == "checkpoint" else None
     if config.tune.winner == "checkpoint" and checkpoint is None:
         raise UserError(f"tune.winner=checkpoint: trial {winner['trial']} left no checkpoint; set tune.winner=retrain")
-    settings = winner["settings"]
-    return Tuned(settings["epsilon"], settings["steps"], settings["lipschitz_weight"], f"tune trial {winner['trial']}", checkpoint)
+    return Tuned(winner["settings"], f"tune trial {winner['trial']}", checkpoint)

@@ -251,9 +251,28 @@ class TrainConfig(Section):
 
 class TuneConfig(Section):
     samples: int = Field(16, ge=1, description="trials")
+    search: Literal["random", "optuna"] = Field(
+        "random", description="settings drawn at random, or by Optuna's TPE from what others reached"
+    )
+    objectives: list[Literal["robust_auc", "auc", "cost"]] = Field(
+        ["robust_auc", "auc", "cost"], min_length=1, description="what optuna looks for (cost: seconds a step); random for nothing"
+    )
+    budget_hours: float | None = Field(
+        None, gt=0, description="GPU-hours (CPU-hours of trials without one) after which no trial begins; null: none"
+    )
     epsilon: tuple[Epsilon, Epsilon] = Field((0.25, 8.0), description="range of the training epsilon, log-uniform; low = high fixes it")
     steps: list[int] = Field([1, 2, 5, 7, 10], min_length=1, description="choices of the number of steps")
     lipschitz_weight: tuple[float, float] = Field((1e-6, 1e-2), description="range of the weight, log-uniform; low = high fixes it, [0, 0]: off")
+    step_size: tuple[Positive, Positive] = Field(
+        (2.5, 2.5), description="range of the step size, in epsilon / steps, log-uniform"
+    )
+    lipschitz_kind: list[Literal["exact", "finite_difference"]] | None = Field(
+        None, min_length=1, description="choices of train.defended.lipschitz.kind; null: that one"
+    )
+    activation: list[Activation] | None = Field(
+        None, min_length=1, description="choices of train.defended.activation; null: that one"
+    )
+    recipe: list[str] | None = Field(None, min_length=1, description="choices of train.defended.recipe; null: that one")
     epochs: int = Field(10, ge=1, description="longest trial")
     grace_epochs: int = Field(2, ge=1, description="ASHA stops no trial before")
     reduction_factor: int = Field(2, ge=2, description="ASHA keeps one in so many")
@@ -481,6 +500,7 @@ def _require_ranges(config: Config) -> None:
         "augment.noise_std": (config.augment.noise_std, 0),
         "tune.epsilon": (config.tune.epsilon, 1e-6),
         "tune.lipschitz_weight": (config.tune.lipschitz_weight, 1e-12),
+        "tune.step_size": (config.tune.step_size, 1e-3),
     }
     for key, ((low, high), least) in ranges.items():
         if low == high >= 0:

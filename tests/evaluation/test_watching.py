@@ -26,7 +26,7 @@ def test_the_layout_is_read_by_tensorboard_and_names_tags_that_are_written(tmp_p
     scores = {"auc": 1.0, "robust_auc": 1.0, "attack_success": 0.0}
     figures = EpochFigures(0, 1, {"total": 1.0, "crops": 1.0}, 0.1, 1.0, 1.0, 1.0, 0.0,
                            probe={"probe_before": 1.0, "probe_after": 1.0, "collapsed": 0.0})
-    tags = Tags(f"ray/tune/{name}" for name in reported(1, figures, scores))
+    tags = Tags(f"ray/tune/{name}" for name in reported(1, figures, scores, 0.1))
     _log(tags, 1, figures, scores)
     tags += [tag for tag, _, _ in scalars(plain_summary(), "defended")]
     for charts in CHARTS.values():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from robust.config_file import parse
 from robust.errors import UserError
 from robust.storage import Storage
 from robust.training.recipes import RECIPES, Recipe
+from robust.training.session import load_crops
 
 
 def config_of(folder, **tune):
@@ -30,7 +33,7 @@ def config_of(folder, **tune):
 
 
 def row(name, auc, robust_auc, *, status="done"):
-    return {"trial": name, "status": status, "auc": auc, "robust_auc": robust_auc, "error": None,
+    return {"trial": name, "status": status, "auc": auc, "robust_auc": robust_auc, "cost": 1.0, "seconds": 60.0, "error": None,
             "settings": {"epsilon": 1.0, "steps": 2, "lipschitz_weight": 1e-3}}
 
 
@@ -40,6 +43,26 @@ def test_the_winner_is_the_most_robust_one_that_keeps_clean_accuracy():
     assert job.choose(table, clean_tolerance=0.1)["trial"] == "too_robust"
     assert job.choose(table, clean_tolerance=0)["trial"] == "clean"
     assert job.choose([row("a", 0.8, 0.5), row("b", 0.9, 0.5)], clean_tolerance=1)["trial"] == "b"
+
+
+def test_the_rule_finds_the_same_winner_on_the_front_as_among_all():
+    draw = random.Random(2)
+    for _ in range(20):
+        table = [{**row(str(n), draw.random(), draw.random()), "cost": draw.random()} for n in range(12)]
+        bar = max(entry["auc"] for entry in table) - 0.2
+        plain = max((entry for entry in table if entry["auc"] >= bar), key=lambda entry: entry["robust_auc"])
+        assert job.choose(table, clean_tolerance=0.2) is plain and plain in job.front(table) and len(job.front(table)) < 12
+    cheap, dear = {**row("cheap", 0.9, 0.5), "cost": 1.0}, row("dear", 0.9, 0.5) | {"cost": 2.0}
+    assert job.choose([dear, cheap], clean_tolerance=0)["trial"] == "cheap"
+
+
+def test_what_the_budget_left_out_is_told(tmp_path):
+    config = config_of(tmp_path, samples=5, budget_hours=0.25, gpus_per_trial=0.5)
+    table = [{**row(name, 0.9, 0.5), "seconds": 900.0} for name in "ab"]
+    table[0]["settings"] |= {"recipe": "fast", "step_size": 1.5}
+    told = job.summary(table, table[0], config)
+    assert told.startswith("2 trials, 3 not run: the budget of 0.25 device-hours is spent; best is a: epsilon 1.00, 2 steps")
+    assert "recipe fast" in told and "step size 1.50 epsilon / steps" in told and job.hours(table, config) == 0.25
 
 
 def test_a_failed_trial_is_counted_in_the_summary(tmp_path):
@@ -66,6 +89,45 @@ def test_a_trial_trains_at_its_own_epsilon_and_is_measured_at_the_fixed_one(tmp_
     job.trial({"epsilon": epsilon, "steps": 5, "lipschitz_weight": 1e-5}, config=config.model_dump(mode="json"))
     assert measured == [(3, 1)] and reported[0]["robust_auc"] == 0.5 and reported[0]["epoch"] == 1
     assert {(attack.epsilon, attack.steps, attack.step_size) for attack in trained} == {(epsilon, 5, None)}
+
+
+class Preempted(Exception):
+    pass
+
+
+def run_trial(config, kept: Path, monkeypatch, *, start=None, until=None) -> None:
+    """A trial in this process, whose checkpoints are kept as Ray keeps them; taken away after an epoch if told so."""
+    def report(metrics, checkpoint):
+        name = f"checkpoint_{metrics['epoch']:06d}"
+        shutil.copytree(checkpoint.path, kept / name)
+        (kept / name / "metrics.json").write_text(json.dumps(metrics))
+        if metrics["epoch"] == until:
+            raise Preempted
+
+    checkpoint = None if start is None else job.tune.Checkpoint.from_directory(str(start))
+    monkeypatch.setattr(job.tune, "get_checkpoint", lambda: checkpoint)
+    monkeypatch.setattr(job.tune, "report", report)
+    settings = {"epsilon": 1.0, "steps": 1, "lipschitz_weight": 1e-5, "recipe": "fast", "activation": "silu"}
+    job.trial(settings, config=config.model_dump(mode="json"))
+
+
+def test_a_preempted_trial_goes_on_and_ends_with_the_weights_of_one_that_was_not(tmp_path, monkeypatch):
+    config = config_of(tmp_path, epochs=2)
+    write_faces(Storage.from_config(config.storage), "tiny")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_trial(config, whole, monkeypatch)
+    with pytest.raises(Preempted):
+        run_trial(config, parts, monkeypatch, until=1)
+    # The search was killed before it knew of the last checkpoint: the one it knows has made way for it.
+    run_trial(config, parts, monkeypatch, start=parts / "checkpoint_000000")
+    last = "checkpoint_000002"
+    assert sorted(path.name for path in parts.iterdir()) == ["checkpoint_000001", last]
+    assert (parts / last / "model.safetensors").read_bytes() == (whole / last / "model.safetensors").read_bytes()
+    states = [json.loads((folder / last / "training.json").read_text())["facts"]["cost"] for folder in (whole, parts)]
+    steps = 2 * len(load_crops(config, Storage.from_config(config.storage)).train) // config.train.batch_size
+    assert [cost["steps"] for cost in states] == [steps, steps]
+    told = json.loads((parts / last / "metrics.json").read_text())
+    assert told["cost"] == pytest.approx(states[1]["seconds"] / steps) and 0 < told["seconds"] < states[1]["seconds"]
 
 
 def test_a_trial_differs_from_the_defended_recipe_in_its_settings_and_length_only(tmp_path):
@@ -101,15 +163,14 @@ def test_a_search_that_only_reports_changes_nothing(tmp_path):
 
 
 def stopping_trial(folder: Path, driver: int):
-    """The real trial; the second one to start sends Ctrl-C to the job, once."""
+    """The real trial; the second and the fourth start send Ctrl-C to the job."""
     def trial(settings, config):
         from ray import tune
 
         import jobs.tune
 
         (folder / f"{tune.get_context().get_trial_id()}.{os.getpid()}").touch()
-        if len(list(folder.iterdir())) == 2:
-            (folder / "stopped").touch()
+        if len(list(folder.iterdir())) in (2, 4):
             os.kill(driver, signal.SIGINT)
             signal.pause()  # until the job takes it along
         jobs.tune.trial(settings, config)
@@ -119,8 +180,9 @@ def stopping_trial(folder: Path, driver: int):
 
 @pytest.mark.cluster
 @pytest.mark.fault
-def test_a_stopped_search_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
-    config = config_of(tmp_path)
+def test_a_search_stopped_twice_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
+    config = config_of(tmp_path, samples=4, search="optuna", recipe=["madry", "fast"], activation=["relu", "silu"],
+                       step_size=[1, 4])
     storage = Storage.from_config(config.storage)
     write_faces(storage, "tiny")
     starts = tmp_path / "starts"
@@ -128,27 +190,29 @@ def test_a_stopped_search_goes_on_and_a_finished_one_is_left_alone(tmp_path, mon
     monkeypatch.setattr(job, "trial", stopping_trial(starts, os.getpid()))
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # the search's state is saved after every event, not every ten seconds
     monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "0")
-    with small_cluster(config):
-        with pytest.raises(KeyboardInterrupt):
-            run_stage("tune", job.search, config, storage)
-        assert RunFolder(storage, config).result("tune") is None
-        first = [path.name.split(".")[0] for path in starts.iterdir() if path.name != "stopped"]
-        assert len(first) == 2
+    for started in (2, 4):
+        with small_cluster(config):
+            with pytest.raises(KeyboardInterrupt):
+                run_stage("tune", job.search, config, storage)
+            assert RunFolder(storage, config).result("tune") is None
+            assert len(list(starts.iterdir())) == started
 
     with small_cluster(config):
         result = run_stage("tune", job.search, config, storage)
-        runs = [path.name.split(".")[0] for path in starts.iterdir() if path.name != "stopped"]
-        # The stopped one was run again. Tune may have saved its state before the finished one's end; then that one is started
+        runs = [path.name.split(".")[0] for path in starts.iterdir()]
+        # The stopped ones were run again. Tune may have saved its state before a finished one's end; then that one is started
         # again, too, from its own last checkpoint.
-        assert len(set(runs)) == 3 and len(runs) in (4, 5)
+        assert len(set(runs)) == 4 and len(runs) in (6, 7, 8)
 
     table = result["trials"]
-    assert [entry["status"] for entry in table] == ["done"] * 3 and {entry["trial"] for entry in table} == set(runs)
+    assert [entry["status"] for entry in table] == ["done"] * 4 and {entry["trial"] for entry in table} == set(runs)
     assert all(0.25 <= entry["settings"]["epsilon"] <= 8 and entry["epochs"] == 1 for entry in table)
+    assert len({entry["settings"]["epsilon"] for entry in table}) == 4 and all(entry["cost"] > 0 for entry in table)
     assert result["winner"] == job.choose(table, clean_tolerance=config.tune.clean_tolerance) and result["threat"]["epsilon"] == 3
+    assert result["winner"]["trial"] in result["front"] and result["not_run"] == 0 and result["device_hours"] > 0
     assert storage.exists(f"{result['winner']['checkpoint']}/model.safetensors")
     page = storage.read_bytes("tiny/tune/trials.html").decode()
-    assert page.count("<tr") == 1 + 3 and "<svg" in page and result["winner"]["trial"] in page
+    assert page.count("<tr") == 1 + 4 and "<svg" in page and result["winner"]["trial"] in page
 
     monkeypatch.setattr(job, "resumable_tuner", None)  # no trial, no Ray
     for _ in range(2):
