@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     parser.add_argument(
         "--stage",
-        choices=(*STAGES, "detect"),
+        choices=(*STAGES, "detect", "detect_many"),
         default="pipeline",
         help="the job that is to run; default: %(default)s, all of them",
     )

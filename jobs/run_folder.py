@@ -7,7 +7,7 @@ from robust.errors import ConfigError
 from robust.storage import Storage
 
 FOLDERS = {"extract": "faces", "train": "train", "tune": "tune", "evaluate": "evaluate", "report": "report",
-           "pipeline": ""}
+           "detect_many": "detect", "pipeline": ""}
 """Where each stage writes, below the run's folder."""
 
 SECTIONS = {
@@ -15,6 +15,7 @@ SECTIONS = {
     "train": ("data", "extract", "model", "augment", "train"),
     "tune": ("data", "extract", "model", "augment", "train", "tune"),
     "evaluate": ("data", "extract", "model", "augment", "train", "tune", "evaluate"),
+    "detect_many": ("extract",),
     "pipeline": ("data", "extract", "model", "augment", "train", "tune", "evaluate"),
 }
 """The sections of the configuration that decide a stage's result."""

@@ -144,14 +144,14 @@ class Examiner:
 
     def decode(self, name: str, uri: str, kind: str) -> tuple[DecodedVideo, Source | None]:
         """The first half of `examine`: the sampled frames, and the file they are from, if there is one."""
-        row, limits = _row(name, uri), DecodeLimits.of(self.extract)
+        row, limits = video_row(name, uri), DecodeLimits.of(self.extract)
         if kind == VIDEO:
             return decode_source(row, count=self.frames, storage_config=self.storage, limits=limits)
         return _decode_image(row, self.storage)
 
     def judge(self, name: str, uri: str, kind: str, decoded: DecodedVideo, source: Source | None) -> Examination:
         """The second half, which needs no storage and may be on another machine."""
-        row = _row(name, uri)
+        row = video_row(name, uri)
         seen = _Seen(self.face_detector)
         crops, status = faces_of(row, decoded, self.extract, seen, source=source, fingerprint="")
         logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
@@ -223,8 +223,8 @@ class _Seen:
         return self.found
 
 
-def _row(name: str, uri: str) -> VideoRow:
-    """Its label, people and split are not looked at."""
+def video_row(name: str, uri: str) -> VideoRow:
+    """A file as extraction knows it; its label, people and split are not looked at."""
     return VideoRow(name, uri, REAL, "", "", ("unknown",), "test")
 
 
