@@ -23,7 +23,15 @@ from jobs import telemetry
 from jobs.actor_pool import WRITE_CPUS, Pool, data_context
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
-from jobs.detect_stages import DecodeAndJudge, DecodeVideos, Detection, JudgeVideos, WriteVerdicts, plan_tasks, weights_sha256
+from jobs.detect_stages import (
+    DecodeAndJudge,
+    DecodeVideos,
+    Detection,
+    JudgeVideos,
+    WriteVerdicts,
+    plan_tasks,
+    weights_sha256,
+)
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from robust.config import Config, science
@@ -97,7 +105,8 @@ def require_input(config: Config) -> Storage:
     """
     uri = config.detect.input
     if uri is None:
-        raise ConfigError("detect.input: give a folder of videos or a bucket prefix, as in detect.input=s3://bucket/videos")
+        raise ConfigError(
+            "detect.input: give a folder of videos or a bucket prefix, as in detect.input=s3://bucket/videos")
     source = Storage.from_config(config.storage.model_copy(update={"uri": uri}))
     try:
         filesystem, path = open_input(uri, config.storage)
@@ -127,14 +136,16 @@ def read_card(place: Storage, key: str) -> dict:
     try:
         return place.read_json(f"{key}/{CARD}")
     except MissingObject as error:
-        raise UserError(f"detect.checkpoint: {error} A checkpoint is a folder with model.safetensors and {CARD}.") from None
+        raise UserError(
+            f"detect.checkpoint: {error} A checkpoint is a folder with model.safetensors and {CARD}.") from None
 
 
 def with_fingerprint(detection: Detection, card: dict) -> Detection:
     """Fills in `settings`: a hash of the input's address and of everything that decides a verdict."""
     extract = {name: value for name, value in science(detection.extract).items() if name not in OF_EXTRACTION_ALONE}
-    decides = {"schema": 1, "root": detection.root, "model": detection.sha256, "architecture": card.get("architecture"),
-               "threshold": detection.thresholds[VIDEO].logit, "frames": detection.frames, "extract": extract}
+    decides = {
+        "schema": 1, "root": detection.root, "model": detection.sha256, "architecture": card.get("architecture"),
+        "threshold": detection.thresholds[VIDEO].logit, "frames": detection.frames, "extract": extract}
     text = json.dumps(decides, sort_keys=True)
     return dataclasses.replace(detection, settings=hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -142,24 +153,27 @@ def with_fingerprint(detection: Detection, card: dict) -> Detection:
 def write_about(storage: Storage, folder: str, config: Config, detection: Detection, card: dict) -> None:
     """What the folder's verdicts were given with, for people; its name is a hash of that."""
     storage.write_json(f"{folder}/about.json", {
-        "input": detection.root, "checkpoint": {"uri": detection.place.uri(detection.key), **checkpoint_facts(card),
-                                                "sha256": detection.sha256},
+        "input": detection.root,
+        "checkpoint": {"uri": detection.place.uri(detection.key), **checkpoint_facts(card), "sha256": detection.sha256},
         "threshold": dataclasses.asdict(detection.thresholds[VIDEO]),
-        "settings": {"frames": detection.frames, "extract": science(config.extract)}, "fingerprint": detection.settings})
+        "settings": {"frames": detection.frames, "extract": science(config.extract)},
+        "fingerprint": detection.settings})
 
 
 # ---------------------------------------------------------------------------------------------------- the pipeline
 
 
-def run_pipeline(missing: pa.Table, detection: Detection, taken: set[str], config: Config, storage: Storage, folder: str) -> None:
+def run_pipeline(
+    missing: pa.Table, detection: Detection, taken: set[str], config: Config, storage: Storage, folder: str
+) -> None:
     """Streams the videos through the cluster; only statuses and verdicts come back, the rows are in storage."""
     detect, run = config.detect, config.run.name
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     actors = pool_of(config).size("detection", cpus=cpus, gpus=gpus)
     most = min(VIDEOS_OF_A_TASK, int(len(missing) / (TASKS_OF_A_CPU * cpus)))
-    tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, videos_of_a_task=most, settings=detection.settings,
-                       taken=taken)
+    tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, videos_of_a_task=most,
+                       settings=detection.settings, taken=taken)
     with data_context(), Progress("detect_many", total=len(missing), unit="videos",
                                   observe=telemetry.progress_of(config, "detect_many")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
@@ -175,8 +189,8 @@ def run_pipeline(missing: pa.Table, detection: Detection, taken: set[str], confi
 
 def pool_of(config: Config) -> Pool:
     detect = config.detect
-    return Pool("detect.actors", "detect.actor_cpus, detect.actor_gpus or extract.decode_cpus", detect.actors, detect.actor_cpus,
-                detect.actor_gpus, config.extract.decode_cpus)
+    return Pool("detect.actors", "detect.actor_cpus, detect.actor_gpus or extract.decode_cpus", detect.actors,
+                detect.actor_cpus, detect.actor_gpus, config.extract.decode_cpus)
 
 
 def _judged(videos: ray.data.Dataset, detection: Detection, config: Config, actors: int) -> ray.data.Dataset:
@@ -188,8 +202,8 @@ def _judged(videos: ray.data.Dataset, detection: Detection, config: Config, acto
         return videos.map_batches(DecodeAndJudge, fn_constructor_args=(detection, "cpu", threads),
                                   num_cpus=detect.actor_cpus * (1 - WRITE_CPUS), compute=pool, **arrow)
     decoded = videos.map_batches(DecodeVideos(detection), num_cpus=config.extract.decode_cpus, **arrow)
-    return decoded.map_batches(JudgeVideos, fn_constructor_args=(detection, "cuda", threads), num_cpus=detect.actor_cpus,
-                               num_gpus=detect.actor_gpus, compute=pool, **arrow)
+    return decoded.map_batches(JudgeVideos, fn_constructor_args=(detection, "cuda", threads),
+                               num_cpus=detect.actor_cpus, num_gpus=detect.actor_gpus, compute=pool, **arrow)
 
 
 # ---------------------------------------------------------------------------------------------------- the result
@@ -208,8 +222,9 @@ def result_of(after: Comparison, listing: Listing, folder: str, *, judged: int) 
     told = ", ".join(f"{number} {name}" for name, number in counts["counts"].items())
     skipped = {one["values"]: one["counts"] for one in pc.value_counts(listing.skipped["reason"]).to_pylist()}
     stale = f"; {len(after.stale)} rows of changed or removed videos no longer count" if len(after.stale) else ""
+    videos = f"{len(after.current)} videos ({judged} of them now)"
     return {
-        "summary": f"{len(after.current)} videos ({judged} of them now): {told}; {len(listing.skipped)} other files{stale}. {folder}",
+        "summary": f"{videos}: {told}; {len(listing.skipped)} other files{stale}. {folder}",
         "videos": len(after.current),
         "judged_now": judged,
         **counts,

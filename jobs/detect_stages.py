@@ -55,7 +55,8 @@ class Detection:
     def examiner(self, *, device: str, threads: int) -> Examiner:
         """Raises UserError: the checkpoint is another one by now."""
         if weights_sha256(self.place, self.key) != self.sha256:
-            raise UserError(f"the checkpoint {self.place.uri(self.key)} was changed while the job ran; run jobs.detect_many again")
+            raise UserError(f"the checkpoint {self.place.uri(self.key)} was changed while the job ran; "
+                            "run jobs.detect_many again")
         model, _ = load_checkpoint(self.place, self.key)
         detector = build_detector(self.extract, device=device, threads=threads)
         return Examiner(model.to(device), self.thresholds, self.extract, self.frames, detector, self.storage)
@@ -68,7 +69,9 @@ def weights_sha256(place: Storage, key: str) -> str:
 # ---------------------------------------------------------------------------------------------------- the input
 
 
-def plan_tasks(missing: pa.Table, *, videos_per_shard: int, videos_of_a_task: int, settings: str, taken: set[str]) -> list[dict]:
+def plan_tasks(
+    missing: pa.Table, *, videos_per_shard: int, videos_of_a_task: int, settings: str, taken: set[str]
+) -> list[dict]:
     """The videos in order, cut into shards and these into tasks: {"plan": compressed Arrow stream of TASK_SCHEMA}.
 
     A whole number of tasks is a shard, so that cutting the stream into equal batches gives the shards again.
@@ -134,12 +137,12 @@ class JudgeVideos:
             yield self.judge(video, *decoded_of(video))
 
     def judge(self, video: pa.Table, decoded: DecodedVideo, source: Source | None) -> pa.Table:
-        """JUDGED_SCHEMA of one video. Its version is the listing's: a file that changed in between is found by the next run."""
+        """JUDGED_SCHEMA of one video, with the listing's version: the next run finds a file that changed since."""
         (task,) = video.select(TASK_SCHEMA.names).to_pylist()
         verdict = self.examiner.judge(task["path"], self.detection.uri(task["path"]), VIDEO, decoded, source).verdict
         size, version = (task["size"], task["version"]) if source else (None, None)
-        row = verdict_row(verdict, size=size, version=version, model=self.detection.sha256, settings=self.detection.settings,
-                          shard=task["shard"])
+        row = verdict_row(verdict, size=size, version=version, model=self.detection.sha256,
+                          settings=self.detection.settings, shard=task["shard"])
         return pa.Table.from_pylist([{**row, "shard_videos": task["shard_videos"]}], schema=JUDGED_SCHEMA)
 
 
@@ -157,8 +160,8 @@ class DecodeAndJudge(JudgeVideos):
 
 def _decode(detection: Detection, video: pa.Table) -> tuple[DecodedVideo, Source | None]:
     path = video.column("path")[0].as_py()
-    return decode_source(video_row(path, detection.uri(path)), count=detection.frames, storage_config=detection.storage,
-                         limits=DecodeLimits.of(detection.extract))
+    return decode_source(video_row(path, detection.uri(path)), count=detection.frames,
+                         storage_config=detection.storage, limits=DecodeLimits.of(detection.extract))
 
 
 class WriteVerdicts:

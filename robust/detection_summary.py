@@ -32,19 +32,22 @@ def _counts(column: pa.ChunkedArray, names: Sequence[str]) -> dict[str, int]:
 
 
 def _reasons(rows: pa.Table) -> list[dict]:
-    kinds = pc.replace_substring_regex(rows["reason"], NUMBER, "N")
-    grouped = pa.table({"status": rows["status"], "reason": kinds, "videos": pa.repeat(1, len(rows))}).filter(pc.not_equal(kinds, ""))
-    found = grouped.group_by(["status", "reason"]).aggregate([("videos", "sum")]).rename_columns(["status", "reason", "videos"])
+    kinds, ones = pc.replace_substring_regex(rows["reason"], NUMBER, "N"), pa.repeat(1, len(rows))
+    one_each = pa.table({"status": rows["status"], "reason": kinds, "videos": ones}).filter(pc.not_equal(kinds, ""))
+    found = one_each.group_by(["status", "reason"]).aggregate([("videos", "sum")]).rename_columns(one_each.column_names)
     found = found.sort_by([("videos", "descending"), ("status", "ascending"), ("reason", "ascending")])
     told, rest = found.slice(0, MOST_REASONS).to_pylist(), found.slice(MOST_REASONS)
-    more = [{"status": "any", "reason": f"{len(rest)} other reasons", "videos": pc.sum(rest["videos"]).as_py()}] if len(rest) else []
+    more = [{"status": "any", "reason": f"{len(rest)} other reasons", "videos": pc.sum(rest["videos"]).as_py()}]
+    if len(rest) == 0:
+        return told
     return told + more
 
 
 def most_suspicious(rows: pa.Table, count: int = MOST_SUSPICIOUS) -> list[dict]:
     """Path, verdict and score of those with the highest scores, the highest first."""
     scored = rows.select(["path", "verdict", "score"]).filter(pc.is_valid(rows["score"]))
-    order = pc.select_k_unstable(scored, k=min(count, len(scored)), sort_keys=[("score", "descending"), ("path", "ascending")])
+    keys = [("score", "descending"), ("path", "ascending")]
+    order = pc.select_k_unstable(scored, k=min(count, len(scored)), sort_keys=keys)
     return scored.take(order).to_pylist()
 
 

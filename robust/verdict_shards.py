@@ -1,9 +1,9 @@
 """Verdicts of many videos in storage: what jobs.detect_many writes, and readers of it.
 
-A shard is one Parquet object, `<folder>/verdicts/<plan>.parquet`, one row a video; `<plan>` is a hash of its videos (path,
-size, version) and the settings. It is written whole and only where there is none, which is its commit: of several writers
-of one plan exactly one is. `stale.parquet` beside them lists rows that no longer count, because the video was changed or
-is gone; it is a small list, and no shard is ever changed. docs/detection.md has the columns.
+A shard is one Parquet object, `<folder>/verdicts/<plan>.parquet`, one row a video; `<plan>` is a hash of its videos
+(path, size, version) and the settings. It is written whole and only where there is none, which is its commit: of
+several writers of one plan exactly one is. `stale.parquet` beside them lists rows that no longer count, because the
+video was changed or is gone; it is a small list, and no shard is ever changed. docs/detection.md has the columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERDICT_SCHEMA = pa.schema(
         ("path", pa.string()),  # relative to the input
         ("uri", pa.string()),
         ("size", pa.int64()),  # bytes, as listed; null: it was gone when it was to be read
-        ("version", pa.string()),  # as listed: an ETag or a time of change, "" where the store tells none; null with size
+        ("version", pa.string()),  # as listed: ETag or time of change, "" where the store tells none; null with size
         ("status", pa.string()),  # ok, partial, no_face or unreadable
         ("reason", pa.string()),  # why it is undecided, or what else should be known; "" if nothing
         ("verdict", pa.string()),  # fake, real or undecided
@@ -53,8 +53,10 @@ FACTS = ("path", "size", "version", "shard", "status", "reason", "verdict", "sco
 """What the job itself needs of all rows at once."""
 
 
-def verdict_row(verdict: Verdict, *, size: int | None, version: str | None, model: str, settings: str, shard: str) -> dict:
-    """A row of VERDICT_SCHEMA. Args: size, version: as listed, None if the file was gone; model: the weights' SHA-256."""
+def verdict_row(
+    verdict: Verdict, *, size: int | None, version: str | None, model: str, settings: str, shard: str
+) -> dict:
+    """A row of VERDICT_SCHEMA. Args: size, version: as listed, None if the file was gone; model: its SHA-256."""
     same = {name: getattr(verdict, name) for name in VERDICT_SCHEMA.names if hasattr(verdict, name)}
     return {
         **same,
@@ -90,21 +92,24 @@ def plan_key(videos: pa.Table, settings: str, taken: Collection[str]) -> str:
 def list_shards(storage, folder: str) -> list[str]:
     """Names of the shards that are committed, sorted."""
     top = f"{folder}/{SHARDS}"
-    return [f"{SHARDS}{key.removeprefix(top).removesuffix(SUFFIX)}" for key in storage.list(top) if key.endswith(SUFFIX)]
+    keys = [key for key in storage.list(top) if key.endswith(SUFFIX)]
+    return [f"{SHARDS}{key.removeprefix(top).removesuffix(SUFFIX)}" for key in keys]
 
 
 # ---------------------------------------------------------------------------------------------------- writing, reading
 
 
 def write_verdicts(storage, folder: str, shard: str, rows: pa.Table) -> bool:
-    """Commits a shard; False: somebody has before, and theirs counts. The same rows in any order give the same bytes."""
+    """Commits a shard; False: somebody has before, and theirs counts. The same rows give the same bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows.select(VERDICT_SCHEMA.names).cast(VERDICT_SCHEMA).sort_by("path"), sink, compression="zstd",
                    write_page_checksum=True)
     return storage.write_bytes(f"{folder}/{shard}{SUFFIX}", sink.getvalue().to_pybytes(), if_absent=True)
 
 
-def read_verdicts(storage, folder: str, *, shards: Sequence[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+def read_verdicts(
+    storage, folder: str, *, shards: Sequence[str] | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
     """All rows of some shards, or of all, also those that no longer count (`read_current` leaves them out).
 
     Raises:
@@ -116,13 +121,16 @@ def read_verdicts(storage, folder: str, *, shards: Sequence[str] | None = None, 
     def read(shard: str) -> pa.Table:
         key = f"{folder}/{shard}{SUFFIX}"
         try:  # whole: some 100 KB in one request
-            return pq.read_table(pa.BufferReader(storage.read_bytes(key)), columns=names, use_threads=False).cast(schema)
+            data = pa.BufferReader(storage.read_bytes(key))
+            return pq.read_table(data, columns=names, use_threads=False).cast(schema)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise UserError(f"{storage.uri(key)} is not a readable shard of verdicts ({str(error).splitlines()[0][:200]}); "
-                            "delete it and run jobs.detect_many again") from error
+            why = str(error).splitlines()[0][:200]
+            raise UserError(f"{storage.uri(key)} is not a readable shard of verdicts ({why}); delete it and run "
+                            "jobs.detect_many again") from error
 
+    wanted = list_shards(storage, folder) if shards is None else shards
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return pa.concat_tables([schema.empty_table(), *pool.map(read, list_shards(storage, folder) if shards is None else shards)])
+        return pa.concat_tables([schema.empty_table(), *pool.map(read, wanted)])
 
 
 def read_current(storage, folder: str, columns: Sequence[str] | None = None) -> pa.Table:

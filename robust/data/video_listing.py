@@ -23,7 +23,9 @@ class Listing:
     skipped: pa.Table
 
 
-def sort_out(pages: Iterable[list[Entry]], *, own: str | None = None, told: Callable[[int], None] = lambda count: None) -> Listing:
+def sort_out(
+    pages: Iterable[list[Entry]], *, own: str | None = None, told: Callable[[int], None] = lambda count: None
+) -> Listing:
     """A listing out of the pages of `Storage.scan`.
 
     Args:
