@@ -21,6 +21,7 @@ class Demand:
 def demands(config: Config) -> list[Demand]:
     """The least with which each stage starts; without it Ray would wait for ever."""
     train, tune, evaluate, extract = config.train, config.tune, config.evaluate, config.extract
+    detect = config.detect
     return [
         Demand("train.workers", "train", train.workers, train.cpus_per_worker, train.gpus_per_worker),
         Demand("tune (one trial)", "tune", 1, tune.cpus_per_trial, tune.gpus_per_trial),
@@ -31,6 +32,13 @@ def demands(config: Config) -> list[Demand]:
             extract.detect_actors or 1,
             extract.detect_cpus,
             extract.detect_gpus,
+        ),
+        Demand(
+            "detect.actors" if detect.actors else "detect_many (one actor)",
+            "detect_many",
+            detect.actors or 1,
+            detect.actor_cpus,
+            detect.actor_gpus,
         ),
     ]
 
