@@ -73,8 +73,8 @@ def throughput(folder: Path, *, videos: int, frames: int, cpus: int) -> dict:
         assert job.detect_many(config, storage)["judged_now"] == 0
         again_s = time.monotonic() - again
     rows = read_current(storage, result["folder"].removeprefix(f"{storage.uri()}/")).to_pylist()
-    return {"videos": videos, "frames": frames, "cpus": cpus, "loop_s": loop_s, "ray_start_s": up - began, "job_s": job_s,
-            "again_s": again_s, "same_scores": {row["path"]: row["score"] for row in rows} == expected}
+    return {"videos": videos, "frames": frames, "cpus": cpus, "loop_s": loop_s, "ray_start_s": up - began,
+            "job_s": job_s, "again_s": again_s, "same_scores": {row["path"]: row["score"] for row in rows} == expected}
 
 
 def config_of(folder: Path, frames: int, cpus: int) -> Config:
