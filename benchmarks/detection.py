@@ -46,7 +46,7 @@ from robust.verdict_shards import (
     write_verdicts,
 )
 
-FRAMES, SHARD = 20, 512
+FRAMES, SHARD, OF_A_SHARD = 20, 512, 2
 
 
 # ---------------------------------------------------------------------------------------------------- throughput
@@ -72,9 +72,11 @@ def throughput(folder: Path, *, videos: int, frames: int, cpus: int) -> dict:
         again = time.monotonic()
         assert job.detect_many(config, storage)["judged_now"] == 0
         again_s = time.monotonic() - again
+    written = sorted(path.stat().st_mtime for path in Path(result["folder"], "verdicts").iterdir())
     rows = read_current(storage, result["folder"].removeprefix(f"{storage.uri()}/")).to_pylist()
     return {"videos": videos, "frames": frames, "cpus": cpus, "loop_s": loop_s, "ray_start_s": up - began,
-            "job_s": job_s, "again_s": again_s, "same_scores": {row["path"]: row["score"] for row in rows} == expected}
+            "job_s": job_s, "later_s": written[-1] - written[0], "later_videos": videos - OF_A_SHARD,
+            "again_s": again_s, "same_scores": {row["path"]: row["score"] for row in rows} == expected}
 
 
 def config_of(folder: Path, frames: int, cpus: int) -> Config:
@@ -82,7 +84,7 @@ def config_of(folder: Path, frames: int, cpus: int) -> Config:
         "run": {"name": "bench"}, "storage": {"uri": str(folder / "storage")},
         "cluster": {"address": "local", "num_cpus": cpus, "object_store_memory_mb": 100,
                     "outputs": str(folder / "out")},
-        "detect": {"input": str(folder / "videos"), "frames": frames, "videos_per_shard": 4}})
+        "detect": {"input": str(folder / "videos"), "frames": frames, "videos_per_shard": OF_A_SHARD}})
 
 
 def loop(config: Config, storage: Storage) -> tuple[float, dict[str, float | None]]:
@@ -101,11 +103,13 @@ def loop(config: Config, storage: Storage) -> tuple[float, dict[str, float | Non
 
 def told_throughput(result: dict) -> str:
     videos, cpus = result["videos"], result["cpus"]
-    ways = [("loop of jobs.detect, 1 thread", result["loop_s"]), (f"jobs.detect_many, {cpus} CPUs", result["job_s"])]
-    lines = [f"{name}: {seconds:.1f} s, {videos / seconds:.2f} videos/s" for name, seconds in ways]
+    ways = [("loop of jobs.detect, 1 thread", videos, result["loop_s"]),
+            (f"jobs.detect_many, {cpus} CPU", videos, result["job_s"]),
+            ("from its first shard to its last", result["later_videos"], result["later_s"])]
+    lines = [f"{name}: {count} in {seconds:.1f} s, {count / seconds:.2f} videos/s" for name, count, seconds in ways]
     lines.append(f"the same command again: {result['again_s']:.1f} s; start of Ray: {result['ray_start_s']:.1f} s")
     same = "equal" if result["same_scores"] else "DIFFER"
-    return "\n".join([*lines, f"{videos} videos, {result['frames']} frames of each, scores {same}"])
+    return "\n".join([*lines, f"{result['frames']} frames of each video, scores {same}"])
 
 
 # ---------------------------------------------------------------------------------------------------- a huge prefix
@@ -189,7 +193,7 @@ def told_planning(result: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=12, help="clips to judge both ways")
+    parser.add_argument("--videos", type=int, default=12, help=f"clips to judge both ways, more than {OF_A_SHARD}")
     parser.add_argument("--frames", type=int, default=FRAMES, help="sampled frames of each")
     parser.add_argument("--cpus", type=int, default=2, help="of the local Ray")
     parser.add_argument("--listed", type=int, help="plan and resume a made-up listing of so many videos instead")
