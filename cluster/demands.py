@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from robust.config import Config
 
 WRITE_CPUS = 0.1
-"""Of a writing task of an extraction, which mostly waits for the storage; detectors on CPUs leave that much free."""
+"""Of a writing task of an extraction or detection, which mostly waits for the storage; actors on CPUs leave that much free."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Demand:
 def demands(config: Config) -> list[Demand]:
     """The least with which each stage starts; without it Ray would wait for ever."""
     train, tune, evaluate, extract = config.train, config.tune, config.evaluate, config.extract
+    detect = config.detect
     return [
         Demand("train.workers", "train", train.workers, train.cpus_per_worker, train.gpus_per_worker),
         Demand("tune (one trial)", "tune", 1, tune.cpus_per_trial, tune.gpus_per_trial),
@@ -41,6 +42,14 @@ def demands(config: Config) -> list[Demand]:
             extract.detect_cpus,
             extract.detect_gpus,
             (extract.decode_cpus, WRITE_CPUS) if extract.detect_gpus else (),  # else the detectors themselves decode
+        ),
+        Demand(
+            "detect.actors" if detect.actors else "detect_many (one actor)",
+            "detect_many",
+            detect.actors or 1,
+            detect.actor_cpus,
+            detect.actor_gpus,
+            (extract.decode_cpus, WRITE_CPUS) if detect.actor_gpus else (),
         ),
     ]
 

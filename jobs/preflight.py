@@ -63,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     parser.add_argument(
         "--stage",
-        choices=(*STAGES, "detect"),
+        choices=(*STAGES, "detect", "detect_many"),
         default="pipeline",
         help="the job that is to run; default: %(default)s, all of them",
     )
@@ -213,14 +213,15 @@ def clock_findings(name: str, report: dict) -> list[Finding]:
 
 def data_sets(config: Config, stages: Sequence[str]) -> list[Finding]:
     """Whether the videos are there; the demo makes its own."""
-    if "extract" not in stages or config.data.demo.enabled:
-        return []
-    findings = []
-    for number, dataset in enumerate(config.data.datasets):
-        key = f"data.datasets.{number}.uri"
+    wanted, findings = {}, []
+    if "extract" in stages and not config.data.demo.enabled:
+        wanted = {f"data.datasets.{number}.uri": dataset.uri for number, dataset in enumerate(config.data.datasets)}
+    if "detect_many" in stages and config.detect.input is not None:
+        wanted["detect.input"] = config.detect.input
+    for key, uri in wanted.items():
         try:
-            open_input(dataset.uri, config.storage)
-            findings.append(Finding("videos", key, OK, dataset.uri))
+            open_input(uri, config.storage)
+            findings.append(Finding("videos", key, OK, uri))
         except UserError as error:
             findings.append(
                 Finding(

@@ -9,7 +9,7 @@ from robust.errors import ConfigError
 from robust.storage import Storage
 
 FOLDERS = {"extract": "faces", "train": "train", "tune": "tune", "evaluate": "evaluate", "report": "report",
-           "pipeline": ""}
+           "detect_many": "detect", "pipeline": ""}
 """Where each stage writes, below the run's folder."""
 
 SECTIONS = {
@@ -17,6 +17,7 @@ SECTIONS = {
     "train": ("data", "extract", "model", "augment", "train"),
     "tune": ("data", "extract", "model", "augment", "train", "tune"),
     "evaluate": ("data", "extract", "model", "augment", "train", "tune", "evaluate"),
+    "detect_many": ("extract",),
     "pipeline": ("data", "extract", "model", "augment", "train", "tune", "evaluate"),
 }
 """The sections of the configuration that decide a stage's result."""

@@ -423,10 +423,14 @@ class EvaluateConfig(Section):
 
 class DetectConfig(Section):
     checkpoint: str | None = resource(None, description="a folder with model.safetensors + card.json; null: the run's")
-    input: str | None = resource(None, description="a video, an image or a folder of them")
+    input: str | None = resource(None, description="a video, an image or a folder of them; jobs.detect_many: a folder or bucket prefix")
     output: str = resource("outputs/detect", description="folder for verdicts.json and the pictures")
     frames: int = resource(20, ge=1, description="frames of a video")
     threshold: float | None = resource(None, description="logit; null: the card's (FPR 1 % on clean validation)")
+    videos_per_shard: int = resource(512, ge=1, description="jobs.detect_many: videos of one Parquet shard of verdicts")
+    actor_cpus: float = resource(1, gt=0, description="CPUs of one of its actors (face detector and model); as many threads")
+    actor_gpus: float = resource(0, ge=0, description="GPU share of one of its actors; 0: CPU")
+    actors: int | None = resource(None, ge=1, description="its actors; null: as many as the cluster has room for")
 
 
 class Config(Section):

@@ -11,6 +11,7 @@ never held here, so a pickled, printed or logged Storage has none.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from robust.errors import UserError
-from robust.object_stores import MissingObject
+from robust.object_stores import Entry, MissingObject
 from robust.object_stores.address import bucket_path, is_s3, local_path, scheme_of
 from robust.object_stores.gcs import GcsObjects, explain_gcs, gcs_filesystem
 from robust.object_stores.local import LocalObjects, partial_path
@@ -89,6 +90,13 @@ class Storage:
     def list(self, prefix: str = "") -> list[str]:
         """Sorted keys of all objects in the folder `prefix` and below it ("a" lists "a/b", not "ab")."""
         return sorted(self._objects.list(_folder_key(prefix)))
+
+    def scan(self, prefix: str = "") -> Iterator[list[Entry]]:
+        """(key, size, version) of all objects in a folder and below it, as they come: some thousand at a time, for millions.
+
+        S3 gives them sorted by key. Keys may be such as no other method here takes ("a//b"); those of others' buckets are.
+        """
+        return self._objects.scan(_folder_key(prefix))
 
     def delete(self, key: str) -> None:
         """Removes an object; no error when there is none."""

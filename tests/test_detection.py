@@ -1,5 +1,6 @@
 """robust/detection.py and its picture, with planted faces and models whose logits are known."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from robust.config import ExtractConfig, StorageConfig
 from robust.contact_strip import FAKE_COLOUR, LINE, MARGIN, REAL_COLOUR, colour, contact_strip
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import extract_video
 from robust.data.faces import Face
 from robust.data.inputs import to_input
@@ -211,3 +213,18 @@ def test_the_strip_of_a_video_has_a_tile_for_every_sampled_frame(tmp_path):
     assert sheet.shape[:2] == (2 * MARGIN + 2 * LINE + 2 * (96 + LINE + MARGIN), MARGIN + 5 * (240 + MARGIN))
     blue = (sheet[..., 2] > 200) & (sheet[..., 0] < 60)
     assert blue.sum() == pytest.approx(7 * (96 * 240 - 40 * 40), rel=0.02)
+
+
+def test_decoding_is_as_the_settings_of_extraction_say(monkeypatch, tmp_path):
+    asked = []
+
+    def spied(limits):
+        asked.append(limits)
+        return shared_decoder(limits)
+
+    monkeypatch.setattr("robust.data.extraction.shared_decoder", spied)
+    (tmp_path / "a.mp4").write_bytes(clips.counting(3))
+    extract = ExtractConfig(decoder="av", decode_timeout_s=77, decode_memory_mb=512)
+    judge = dataclasses.replace(examiner(Planted()), extract=extract)
+    assert judge.examine("a", str(tmp_path / "a.mp4"), VIDEO).verdict.frames_decoded == 3
+    assert asked == [DecodeLimits(77, 512, False)]

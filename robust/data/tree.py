@@ -77,7 +77,7 @@ class FileTree:
         except OSError as error:
             raise UserError(f"can not list {self.root_uri}: {error}") from error
         files = ((self._relative(entry.path), entry) for entry in entries if entry.type == pyarrow.fs.FileType.File)
-        return {path: FoundFile(entry.size, _version(entry)) for path, entry in files if not _is_hidden(path)}
+        return {path: FoundFile(entry.size, _version(entry)) for path, entry in files if not is_hidden(path)}
 
     @cached_property
     def folders(self) -> frozenset[str]:
@@ -151,5 +151,5 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 from robust.errors import UserError
-from robust.object_stores import MissingObject
+from robust.object_stores import Entry, MissingObject
 
 PARTIAL = ".partial"
 
@@ -71,10 +73,41 @@ class LocalObjects:
         return [path.relative_to(self.root).as_posix() for path in files
                 if not (path.name.startswith(".") and path.name.endswith(PARTIAL))]
 
+    def scan(self, folder: str) -> Iterator[list[Entry]]:
+        """See Storage.scan. Links are followed, and no folder is entered twice."""
+        top, seen = Path(self.root, folder), set()
+
+        def is_new(path: str) -> bool:
+            found = os.stat(path)
+            known = (found.st_dev, found.st_ino) in seen
+            seen.add((found.st_dev, found.st_ino))
+            return not known
+
+        with explain_local("list", top):
+            is_new(os.fspath(top))
+            for parent, folders, names in os.walk(top, onerror=_raise, followlinks=True):
+                folders[:] = [name for name in sorted(folders) if is_new(os.path.join(parent, name))]
+                inside = os.path.relpath(parent, self.root)
+                yield [_entry(parent, name, name if inside == "." else f"{inside}/{name}") for name in sorted(names)]
+
     def delete(self, keys: list[str]) -> None:
         for key in keys:
             with explain_local("delete", self._path(key)):
                 self._path(key).unlink(missing_ok=True)
+
+
+def _entry(folder: str, name: str, key: str) -> Entry:
+    """Of a link to nothing size and version are not known."""
+    try:
+        found = os.stat(os.path.join(folder, name))
+    except OSError:
+        return key, None, None
+    return key, found.st_size, datetime.fromtimestamp(found.st_mtime_ns / 1e9, timezone.utc).isoformat()
+
+
+def _raise(error: OSError) -> None:
+    """os.walk would pass over a folder that it may not read."""
+    raise error
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from robust.errors import StorageError
-from robust.object_stores import MissingObject
+from robust.object_stores import Entry, MissingObject
 from robust.object_stores.address import is_aws
 from robust.object_stores.claims import CLAIMS, write_claimed
 from robust.object_stores.local import explain_local
@@ -19,6 +20,7 @@ from robust.object_stores.s3_errors import explained
 
 MULTIPART_BYTES = 32 * 2**20
 READ_BYTES = 4 * 2**20
+LIST_PAGE = 1000  # the most that S3 gives
 PROBE = ".conditional-write"
 SHA256, WRITER = "sha256", "writer"
 """User metadata of an object: the checksum of its content, and a random name of the one write that made it."""
@@ -218,6 +220,17 @@ class S3Objects:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             entries = [(entry["Key"], entry["LastModified"]) for page in pages for entry in page.get("Contents", [])]
         return {name[skip:]: written for name, written in entries if not name.endswith("/")}
+
+    def scan(self, folder: str) -> Iterator[list[Entry]]:
+        """See Storage.scan; versions are ETags."""
+        top = self._name(folder).rstrip("/")
+        skip = len(self.prefix) + 1 if self.prefix else 0
+        with self._explained(folder):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{top}/" if top else "", PaginationConfig={"PageSize": LIST_PAGE})
+            for page in pages:
+                entries = (entry for entry in page.get("Contents", []) if not entry["Key"].endswith("/"))
+                yield [(entry["Key"][skip:], entry["Size"], entry.get("ETag", "").strip('"') or None) for entry in entries]
 
     def delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), 1000):

@@ -36,7 +36,17 @@ def states(findings):
     "sections, nodes, short",
     [
         ({}, [(1, 0)], []),
-        ({}, [(0, 0)], ["train.workers", "tune (one trial)", "evaluate (one block)", "extract (one detector)"]),
+        (
+            {},
+            [(0, 0)],
+            [
+                "train.workers",
+                "tune (one trial)",
+                "evaluate (one block)",
+                "extract (one detector)",
+                "detect_many (one actor)",
+            ],
+        ),
         ({"train": {"workers": 3, "batch_size": 9}}, [(1, 0), (1, 0)], ["train.workers"]),
         ({"train": {"workers": 3, "batch_size": 9}}, [(2, 0), (1, 0)], []),
         ({"train": {"cpus_per_worker": 2}}, [(1, 0), (1, 0)], ["train.workers"]),  # enough in sum, on no node
@@ -46,6 +56,7 @@ def states(findings):
         ({"train": {"workers": 4, "cpus_per_worker": 1.5}}, [(6, 0)], []),
         ({"train": {"workers": 4, "cpus_per_worker": 1.5}}, [(5.9, 0)], ["train.workers"]),
         ({"extract": {"detect_actors": 3}}, [(2, 0)], ["extract.detect_actors"]),
+        ({"detect": {"actors": 3, "actor_gpus": 0.5}}, [(8, 1)], ["detect.actors"]),
         ({"evaluate": {"gpus_per_task": 1}}, [(64, 0)], ["evaluate (one block)"]),
         # Where detectors have GPUs, other tasks decode (1 CPU) and write (0.1 CPU) beside them.
         ({"extract": {"detect_gpus": 1}}, [(2, 1)], ["extract (one detector)"]),

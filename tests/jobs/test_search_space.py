@@ -6,7 +6,8 @@ from ray.tune.search.variant_generator import generate_variants
 
 from jobs.search_space import param_space, require_recipes
 from jobs.tuned import with_settings
-from robust.config import RecipeConfig, TuneConfig, parse
+from robust.config import RecipeConfig, TuneConfig
+from robust.config_file import parse
 from robust.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from jobs.budget import Budget
 from jobs.known_trials import known_trials, newest_state
 from jobs.search_space import param_space
 from jobs.searchers import Tpe, search_algorithm
-from robust.config import parse
+from robust.config_file import parse
 
 SAMPLES = 12
 
