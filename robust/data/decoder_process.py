@@ -212,9 +212,10 @@ class DecoderProcess:
         if wanted is not None:
             if ranged is None:
                 raise _Ended(NONSENSE)
+            began = time.monotonic()
             _fill(handle, ranged, *wanted)
+            self._deadline += time.monotonic() - began
             self._channel.send(b"{}")
-            self._deadline += time.monotonic() - now
 
 
 NONSENSE = "the decoder answered with something that is no answer"

@@ -2,6 +2,10 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 
 from robust.data import decoder_process
+from robust.data.decoder_child import RemoteFile
 from robust.data.decoder_process import NONSENSE, DecodeLimits, DecoderProcess, _Answer, _Ended
 from robust.data.video import WHOLE_BYTES, read_frames
 from tests import clips
@@ -118,6 +123,50 @@ def test_a_hang_ends_with_the_time_limit(visited):
     waited = hasty.read_frames(Pieces(visited, len(visited) // 2, lambda: slow_storage(1.5)), count=10)
     assert waited.status == "ok"  # three seconds of waiting for the storage do not count
     hasty.close()
+
+
+def taken_over(limits: DecodeLimits, script: str) -> DecoderProcess:
+    """A decoder whose process does what a file made it do: `script`, with the channel as `c`, once it has its job."""
+    decoder = DecoderProcess(limits)
+    decoder._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    begin = f"import socket, time; c = socket.socket(fileno={theirs.fileno()}); c.send(b'{{\"kind\": \"ready\"}}'); c.recv(99)\n"
+    with theirs:
+        decoder._child = subprocess.Popen([sys.executable, "-c", begin + script], pass_fds=[theirs.fileno()])
+    return decoder
+
+
+def test_the_time_between_many_small_reads_counts():
+    asks = "while True:\n    time.sleep(0.025)\n    c.send(b'{\"kind\": \"read\", \"offset\": 0, \"size\": 1}')\n    c.recv(99)"
+    decoder, start = taken_over(DecodeLimits(timeout_s=0.5), asks), time.monotonic()
+    source = Pieces(bytes(10), 0, lambda: decoder.close() if time.monotonic() > start + 8 else None)
+    assert decoder.read_frames(source, count=1).reason == "decoding took longer than 0.5 s"
+    assert len(source.asked) < 30
+
+
+def test_the_alarm_of_the_process_itself_waits_with_it_for_the_storage(tmp_path):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    window = os.open(tmp_path / "window", os.O_RDWR | os.O_CREAT)
+    os.write(window, b"piece")
+
+    def slow_storage():
+        ours.recv(4096)
+        time.sleep(0.4)
+        ours.send(b"{}")
+
+    rung, before = [], signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        storage = threading.Thread(target=slow_storage)
+        storage.start()
+        assert RemoteFile(theirs, window, 5).read() == b"piece" and not rung
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2  # it goes on where it was
+        storage.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+        for one in (ours, theirs):
+            one.close()
+        os.close(window)
 
 
 def test_memory_is_limited_and_more_of_it_helps(decoder):
