@@ -25,6 +25,7 @@ import math
 import mmap
 import os
 import select
+import signal
 import socket
 import stat
 import subprocess
@@ -40,6 +41,8 @@ from robust.data.decoded import DecodedVideo, unreadable
 
 START_TIMEOUT_S = 120  # of an interpreter and four libraries, 0.4 s on an idle machine
 START_ATTEMPTS = 3
+KILLS_FORGIVEN = 2
+"""A SIGKILL comes from outside, e.g. from a kernel out of memory: only one that comes again and again tells of the file."""
 VIDEOS_OF_A_PROCESS = 256  # then a fresh one: whatever a decoder leaks or a file left behind ends with it
 WATCH_EVERY_S = 0.03
 MESSAGE_BYTES = 4096
@@ -142,13 +145,22 @@ class DecoderProcess:
                 handle, ranged = stack.enter_context(_handle(source))
             except OSError as error:
                 return unreadable(f"cannot be read: {error.strerror}")
-            decoded = self._attempt(handle, ranged, count, decord=self.limits.decord)
-            if decoded is None:  # decord may have crashed where PyAV does not
-                decoded = self._attempt(handle, ranged, count, decord=False)
-            return decoded
+            return self._decoded(handle, ranged, count)
 
-    def _attempt(self, handle: int, ranged: Ranged | None, count: int, decord: bool) -> DecodedVideo | None:
-        """None if the child crashed and decord may be to blame."""
+    def _decoded(self, handle: int, ranged: Ranged | None, count: int) -> DecodedVideo:
+        """As often as a crash may have been somebody else's fault."""
+        decord, kills = self.limits.decord, 0
+        while True:
+            decoded, crash = self._attempt(handle, ranged, count, decord)
+            if crash == -signal.SIGKILL and kills < KILLS_FORGIVEN:
+                kills += 1
+            elif crash is not None and decord and ranged is None and not len(decoded.frames):
+                decord = False  # which may have crashed where PyAV does not
+            else:
+                return decoded
+
+    def _attempt(self, handle: int, ranged: Ranged | None, count: int, decord: bool) -> tuple[DecodedVideo, int | None]:
+        """What one child makes of it, and its exit status if it crashed."""
         with _memory("frames", self.limits.memory_mb * 2**20) as frames:
             answer = _Answer(frames, self.limits.memory_mb * 2**20, count)
             try:
@@ -159,14 +171,13 @@ class DecoderProcess:
                 socket.send_fds(self._channel, [json.dumps(job).encode()], [handle, frames])
                 while not answer.done:
                     self._hear(answer, handle, ranged)
-                return answer.video()
-            except (_Ended, ConnectionError) as ended:
+                return answer.video(), None
+            except _Ended as ended:
+                self.close()
+                return answer.so_far(str(ended)), None
+            except ConnectionError:
                 status = self.close()
-                if isinstance(ended, _Ended):
-                    return answer.so_far(str(ended))
-                if decord and not answer.frames and ranged is None:
-                    return None
-                return answer.so_far(f"decoder crashed ({_named(status)})")
+                return answer.so_far(f"decoder crashed ({_named(status)})"), status
             except BaseException:  # the storage failed, or somebody stopped the job: the child is in the middle
                 self.close()
                 raise

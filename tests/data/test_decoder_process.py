@@ -92,6 +92,20 @@ def test_a_crash_is_this_videos_alone_and_its_good_frames_are_kept(decoder, visi
     assert same(decoder.read_frames(visited, count=10), whole) and decoder.pid != pid
 
 
+def test_a_kill_from_outside_is_not_the_videos_fault_unless_it_comes_every_time(decoder, visited):
+    whole, killed = decoder.read_frames(visited, count=10), []
+
+    def kill(times):
+        if len(killed) < times:
+            killed.append(decoder.pid)
+            os.kill(decoder.pid, signal.SIGKILL)
+
+    assert same(decoder.read_frames(Pieces(visited, len(visited) // 2, lambda: kill(2)), count=10), whole)
+    assert len(set(killed)) == 2
+    again = decoder.read_frames(Pieces(visited, 0, lambda: kill(99)), count=10)
+    assert (again.status, again.reason) == ("unreadable", "decoder crashed (signal 9)") and len(killed) == 5
+
+
 def test_a_process_that_died_between_videos_is_replaced(decoder):
     expected = decoder.read_frames(clips.counting(5), count=2)
     os.kill(decoder.pid, signal.SIGKILL)
