@@ -16,6 +16,7 @@ Linux only, as the decoders' packages are.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import fcntl
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -87,6 +88,10 @@ def shared_decoder(limits: DecodeLimits) -> DecoderProcess:
 
 class _Ended(Exception):
     """The child did not finish; the message is the reason for the video's status."""
+
+
+class _Gone(Exception):
+    """The child is dead."""
 
 
 class DecoderProcess:
@@ -168,14 +173,14 @@ class DecoderProcess:
                 self._videos += 1
                 job = {"count": count, "timeout_s": self.limits.timeout_s, "decord": decord,
                        "bytes": None if ranged is None else ranged.size()}
-                socket.send_fds(self._channel, [json.dumps(job).encode()], [handle, frames])
+                self._give(job, [handle, frames])
                 while not answer.done:
                     self._hear(answer, handle, ranged)
                 return answer.video(), None
             except _Ended as ended:
                 self.close()
                 return answer.so_far(str(ended)), None
-            except ConnectionError:
+            except _Gone:
                 status = self.close()
                 return answer.so_far(f"decoder crashed ({_named(status)})"), status
             except BaseException:  # the storage failed, or somebody stopped the job: the child is in the middle
@@ -194,6 +199,21 @@ class DecoderProcess:
         raise RuntimeError(f"the decoding process does not start (exit status {status}, {START_ATTEMPTS} attempts); what "
                            "it said is in the log before this; is the installation whole?")
 
+    def _give(self, message: dict, handles: Sequence[int] = ()) -> None:
+        """Never waits: a child that works has read what it was given before.
+
+        Raises:
+            _Ended: it asks and asks, and reads no answer.
+            _Gone: it is dead.
+        """
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))] if handles else []
+        try:
+            self._channel.sendmsg([json.dumps(message).encode()], rights, socket.MSG_DONTWAIT)  # send_fds ignores flags
+        except BlockingIOError:
+            raise _Ended(NONSENSE) from None
+        except ConnectionError:
+            raise _Gone from None
+
     def _received(self) -> bytes:
         try:
             return self._channel.recv(MESSAGE_BYTES)
@@ -205,7 +225,7 @@ class DecoderProcess:
 
         Raises:
             _Ended: time or memory is up, or the child says what it should not.
-            ConnectionError: the child is gone.
+            _Gone: the child is dead.
         """
         now = time.monotonic()
         if now > self._deadline:
@@ -218,7 +238,7 @@ class DecoderProcess:
             return
         data = self._received()
         if not data:
-            raise ConnectionError
+            raise _Gone
         wanted = answer.take(data)
         if wanted is not None:
             if ranged is None:
@@ -226,7 +246,7 @@ class DecoderProcess:
             began = time.monotonic()
             _fill(handle, ranged, *wanted)
             self._deadline += time.monotonic() - began
-            self._channel.send(b"{}")
+            self._give({})
 
 
 NONSENSE = "the decoder answered with something that is no answer"

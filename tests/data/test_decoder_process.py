@@ -157,6 +157,13 @@ def test_the_time_between_many_small_reads_counts():
     assert len(source.asked) < 30
 
 
+def test_one_that_asks_and_reads_no_answer_is_ended():
+    asks = "while True:\n    c.send(b'{\"kind\": \"read\", \"offset\": 0, \"size\": 1}')"
+    source = Pieces(bytes(10))
+    assert taken_over(DecodeLimits(timeout_s=60), asks).read_frames(source, count=1).reason == NONSENSE
+    assert len(source.asked) > 1
+
+
 def test_the_alarm_of_the_process_itself_waits_with_it_for_the_storage(tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     window = os.open(tmp_path / "window", os.O_RDWR | os.O_CREAT)
@@ -242,11 +249,12 @@ def test_a_child_whose_parent_is_gone_ends(decoder):
     assert orphan._child.wait(10) == 0
 
 
-def test_a_storage_that_fails_is_not_the_videos_fault(decoder, visited):
+@pytest.mark.parametrize("kind", [OSError, ConnectionResetError])
+def test_a_storage_that_fails_is_not_the_videos_fault(kind, decoder, visited):
     def fail():
-        raise OSError("timeout")
+        raise kind("timeout")
 
-    with pytest.raises(OSError, match="timeout"):
+    with pytest.raises(kind, match="timeout"):
         decoder.read_frames(Pieces(visited, len(visited) // 2, fail), count=5)
     shorter = Pieces(visited)
     shorter.size = lambda: len(visited) + 5000
