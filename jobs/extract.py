@@ -10,18 +10,17 @@ is spread. `--verify` is in jobs/extract_verify.py.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from jobs import telemetry
+from jobs.actor_pool import WRITE_CPUS, Pool, data_context
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
@@ -38,8 +37,6 @@ from robust.storage import Storage
 VIDEOS_OF_A_TASK = 16
 """At most so many, that a lost task costs little; fewer in small sets, so that every CPU has TASKS_OF_A_CPU."""
 TASKS_OF_A_CPU = 8
-WRITE_CPUS = 0.1
-"""Of a writing task, which mostly waits for the storage; actors on CPUs leave that much free."""
 STALE = "extraction"
 """Under this name the result's problems tell what is stale."""
 
@@ -106,7 +103,7 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
     most = min(VIDEOS_OF_A_TASK, int(total / (TASKS_OF_A_CPU * cpus)))
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
-    with _data_context(), Progress("extract", total=total, unit="videos",
+    with data_context(), Progress("extract", total=total, unit="videos",
                                   observe=telemetry.progress_of(config, "extract")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
         crops = _crops(videos, config, settings, actors)
@@ -139,36 +136,11 @@ def detector_actors(extract: ExtractConfig, *, cpus: float, gpus: float) -> int:
     """Actors that detect faces: as configured, or as many as the cluster has room for.
 
     Raises:
-        UserError: the cluster has less than they need: Ray would wait for it without end.
+        UserError: the cluster has less than they need.
     """
-    on_gpu = extract.detect_gpus > 0
-    room = int(cpus // extract.detect_cpus) if not on_gpu else int(gpus // extract.detect_gpus)
-    actors = extract.detect_actors or max(room, 1)
-    needed_cpus = actors * extract.detect_cpus + (extract.decode_cpus + WRITE_CPUS if on_gpu else 0)
-    needed_gpus = actors * extract.detect_gpus
-    if needed_cpus > cpus or needed_gpus > gpus:
-        raise UserError(
-            f"extraction with extract.detect_actors={actors} needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, "
-            f"the cluster has {cpus:g} and {gpus:g}; lower extract.detect_actors, detect_cpus, detect_gpus or "
-            "decode_cpus, or join a larger cluster")
-    return actors
-
-
-@contextlib.contextmanager
-def _data_context() -> Iterator[None]:
-    """Settings of Ray Data for this job alone: quiet, in order, and a lost block is an error."""
-    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
-    bars, errors, level = context.enable_progress_bars, context.max_errored_blocks, logger.level
-    order = context.execution_options.preserve_order
-    context.enable_progress_bars, context.max_errored_blocks = False, 0
-    context.execution_options.preserve_order = True
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.max_errored_blocks = bars, errors
-        context.execution_options.preserve_order = order
-        logger.setLevel(level)
+    pool = Pool("extract.detect_actors", "detect_cpus, detect_gpus or decode_cpus", extract.detect_actors, extract.detect_cpus,
+                extract.detect_gpus, extract.decode_cpus)
+    return pool.size("extraction", cpus=cpus, gpus=gpus)
 
 
 # ---------------------------------------------------------------------------------------------------- the result

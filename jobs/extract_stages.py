@@ -23,9 +23,8 @@ from robust.storage import Storage
 
 PLAN_SCHEMA = ROW_SCHEMA.append(pa.field("shard", pa.string())).append(pa.field("shard_videos", pa.int32()))
 
-DECODED_SCHEMA = pa.schema(
+FRAMES_SCHEMA = pa.schema(
     [
-        *PLAN_SCHEMA,
         pa.field("frames", pa.large_binary()),  # (N, H, W, 3) uint8
         pa.field("shape", pa.list_(pa.int64())),
         pa.field("indices", pa.list_(pa.int64())),
@@ -36,6 +35,8 @@ DECODED_SCHEMA = pa.schema(
         pa.field("source_version", pa.string()),
     ]
 )
+"""What decoding adds to a video's row."""
+DECODED_SCHEMA = pa.schema([*PLAN_SCHEMA, *FRAMES_SCHEMA])
 
 CROPS_SCHEMA = pa.schema(
     [
@@ -110,7 +111,7 @@ class Decode:
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         cv2.setNumThreads(1)
         for plan in _plans(tasks):
-            yield _with_columns(plan, self.decode(_row(plan)), DECODED_SCHEMA)
+            yield with_frames(plan, self.decode(_row(plan)))
 
     def decode(self, row: VideoRow | None) -> dict:
         """The columns that decoding adds; none of them for a row that only fills a shard."""
@@ -118,22 +119,27 @@ class Decode:
             return {}
         decoded, source = decode_source(row, count=frames_wanted(row, self.config), storage_config=self.storage_config,
                                         limits=DecodeLimits.of(self.config))
-        return {
-            "frames": decoded.frames.data,
-            "shape": list(decoded.frames.shape),
-            "indices": decoded.indices.tolist(),
-            "timestamps_s": decoded.timestamps_s.tolist(),
-            "decoding": decoded.status,
-            "reason": decoded.reason,
-            "source_bytes": source.size if source else None,
-            "source_version": source.version if source else None,
-        }
+        return frames_record(decoded, source)
 
 
-def _with_columns(plan: pa.Table, values: dict, schema: pa.Schema) -> pa.Table:
-    columns = [plan.column(name) if name in plan.column_names else _one(values.get(name), schema.field(name).type)
-               for name in schema.names]
-    return pa.table(columns, schema=schema)
+def frames_record(decoded: DecodedVideo, source: Source | None) -> dict:
+    """A row of FRAMES_SCHEMA; the frames are not copied."""
+    return {
+        "frames": decoded.frames.data,
+        "shape": list(decoded.frames.shape),
+        "indices": decoded.indices.tolist(),
+        "timestamps_s": decoded.timestamps_s.tolist(),
+        "decoding": decoded.status,
+        "reason": decoded.reason,
+        "source_bytes": source.size if source else None,
+        "source_version": source.version if source else None,
+    }
+
+
+def with_frames(row: pa.Table, frames: dict) -> pa.Table:
+    """A table of one row with the columns of FRAMES_SCHEMA behind its own; `frames` may lack some, or all."""
+    added = [_one(frames.get(field.name), field.type) for field in FRAMES_SCHEMA]
+    return pa.table([*row.columns, *added], schema=pa.schema([*row.schema, *FRAMES_SCHEMA]))
 
 
 def _one(value, kind: pa.DataType) -> pa.Array:
@@ -144,9 +150,9 @@ def _one(value, kind: pa.DataType) -> pa.Array:
     return pa.array([value], kind)
 
 
-def _decoded(table: pa.Table) -> tuple[DecodedVideo, Source | None]:
-    """The inverse of Decode for a table of one row; the frames stay where they are."""
-    record = {name: table.column(name)[0] for name in DECODED_SCHEMA.names}
+def decoded_of(table: pa.Table) -> tuple[DecodedVideo, Source | None]:
+    """What `with_frames` put into a table of one row; the frames stay where they are."""
+    record = {name: table.column(name)[0] for name in FRAMES_SCHEMA.names}
     pixels = np.frombuffer(record["frames"].as_buffer(), np.uint8)
     video = DecodedVideo(
         frames=pixels.reshape(record["shape"].as_py()),
@@ -177,7 +183,7 @@ class Detect:
         for number in range(len(videos)):
             video = videos.slice(number, 1)
             row = _row(video)
-            yield self.crops(video, row, *(_decoded(video) if row else (None, None)))
+            yield self.crops(video, row, *(decoded_of(video) if row else (None, None)))
 
     def crops(
         self, plan: pa.Table, row: VideoRow | None, decoded: DecodedVideo | None, source: Source | None
@@ -219,7 +225,7 @@ class Write:
 
     def __call__(self, videos: pa.Table) -> pa.Table:
         videos = videos.filter(pc.is_valid(videos.column("status")))
-        shard = _only(videos.column("shard").to_pylist(), expected=videos.column("shard_videos").to_pylist())
+        shard = only_shard(videos.column("shard").to_pylist(), expected=videos.column("shard_videos").to_pylist())
         faces = _table(pc.list_flatten(videos.column("faces")), FACE_SCHEMA)
         statuses = _table(videos.column("status"), STATUS_SCHEMA)
         telemetry.hear_storage(self.run)
@@ -232,7 +238,8 @@ def _table(structs: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(chunks, schema=schema) if chunks else schema.empty_table()
 
 
-def _only(keys: list[str], *, expected: list[int]) -> str:
+def only_shard(keys: list[str], *, expected: list[int]) -> str:
+    """The one shard that all rows are of. Raises RuntimeError: they are of several, or only a part of it."""
     if len(set(keys)) != 1 or len(keys) != expected[0]:
         found = json.dumps({key: keys.count(key) for key in sorted(set(keys))})
         raise RuntimeError(f"a shard must be written as a whole, got videos of {found}, expected {expected[:1]}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from robust.config import ExtractConfig, StorageConfig, science
+from robust.data.decoder_process import DecodeLimits
 from robust.data.extraction import Source, decode_source, faces_of, read_source
 from robust.data.faces import Face, FaceDetector
 from robust.data.inputs import to_input
@@ -138,8 +139,19 @@ class Examiner:
         Raises:
             UserError: storage cannot be reached, or the model's output is not finite.
         """
-        row = VideoRow(name, uri, REAL, "", "", ("unknown",), "test")  # its label is not looked at
-        decoded, source = _decode(row, kind, self.frames, self.storage)
+        decoded, source = self.decode(name, uri, kind)
+        return self.judge(name, uri, kind, decoded, source)
+
+    def decode(self, name: str, uri: str, kind: str) -> tuple[DecodedVideo, Source | None]:
+        """The first half of `examine`: the sampled frames, and the file they are from, if there is one."""
+        row, limits = _row(name, uri), DecodeLimits.of(self.extract)
+        if kind == VIDEO:
+            return decode_source(row, count=self.frames, storage_config=self.storage, limits=limits)
+        return _decode_image(row, self.storage)
+
+    def judge(self, name: str, uri: str, kind: str, decoded: DecodedVideo, source: Source | None) -> Examination:
+        """The second half, which needs no storage and may be on another machine."""
+        row = _row(name, uri)
         seen = _Seen(self.face_detector)
         crops, status = faces_of(row, decoded, self.extract, seen, source=source, fingerprint="")
         logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
@@ -211,9 +223,12 @@ class _Seen:
         return self.found
 
 
-def _decode(row: VideoRow, kind: str, frames: int, storage: StorageConfig) -> tuple[DecodedVideo, Source | None]:
-    if kind == VIDEO:
-        return decode_source(row, count=frames, storage_config=storage)
+def _row(name: str, uri: str) -> VideoRow:
+    """Its label, people and split are not looked at."""
+    return VideoRow(name, uri, REAL, "", "", ("unknown",), "test")
+
+
+def _decode_image(row: VideoRow, storage: StorageConfig) -> tuple[DecodedVideo, Source | None]:
     try:
         source = read_source(row.uri, storage)
     except MissingObject:
