@@ -19,6 +19,7 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import json
@@ -49,6 +50,8 @@ WATCH_EVERY_S = 0.03
 MESSAGE_BYTES = 4096
 BLOCK_BYTES = 2**21  # the largest piece a child may ask for
 LARGEST_SIDE = 2**16
+FAULTS_OF_A_PATH = (None, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
+"""What opening a file can say of the file; all else is the machine's fault. None: it is no file."""
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME")
 """All that the child sees of this process's environment: nothing secret."""
 
@@ -141,6 +144,7 @@ class DecoderProcess:
         Whatever is wrong with the file is told in the result. Errors of a Ranged source pass through.
 
         Raises:
+            OSError: this machine's fault, e.g. too many open files.
             RuntimeError: the decoding process cannot be started at all.
         """
         if count < 1:
@@ -149,6 +153,8 @@ class DecoderProcess:
             try:
                 handle, ranged = stack.enter_context(_handle(source))
             except OSError as error:
+                if error.errno not in FAULTS_OF_A_PATH:
+                    raise
                 return unreadable(f"cannot be read: {error.strerror}")
             return self._decoded(handle, ranged, count)
 

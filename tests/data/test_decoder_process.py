@@ -1,6 +1,7 @@
 """Decoding in a process that files may crash, hang or fill."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -79,6 +80,20 @@ def test_what_is_no_file_is_unreadable(decoder, tmp_path):
     assert decoder.read_frames(tmp_path / "gone.mp4", count=2).reason == "cannot be read: No such file or directory"
     assert decoder.read_frames(tmp_path, count=2).reason == "cannot be read: not a file"
     assert decoder.read_frames(tmp_path / "pipe", count=2).reason == "cannot be read: not a file"
+
+
+def test_a_machine_out_of_handles_is_not_the_videos_fault(decoder, tmp_path):
+    path, limits, free = tmp_path / "v.mp4", resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    path.write_bytes(clips.counting(3))
+    os.close(free)
+    for source in (path, path.read_bytes()):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                decoder.read_frames(source, count=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert decoder.read_frames(source, count=1).status == "ok"
 
 
 def test_a_crash_is_this_videos_alone_and_its_good_frames_are_kept(decoder, visited):
