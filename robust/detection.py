@@ -34,7 +34,8 @@ VIDEO, IMAGE = "video", "image"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BATCH = 32
 CROP_SETTINGS = (
-    "detector", "margin", "min_score", "min_face", "detect_size", "align", "filter", "image_format", "jpeg_quality", "max_crop",
+    "detector", "decoder", "margin", "min_score", "min_face", "detect_size", "align", "filter", "image_format",
+    "jpeg_quality", "max_crop",
 )
 """The settings of `extract` that decide what a crop looks like."""
 

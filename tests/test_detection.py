@@ -1,5 +1,6 @@
 """robust/detection.py and its picture, with planted faces and models whose logits are known."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import nn
 
 from robust.config import ExtractConfig, StorageConfig
 from robust.contact_strip import FAKE_COLOUR, LINE, MARGIN, REAL_COLOUR, colour, contact_strip
+from robust.data import extraction
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import extract_video
 from robust.data.faces import Face
 from robust.data.inputs import to_input
@@ -179,6 +182,17 @@ def test_other_crops_than_the_models_own_are_told():
     told = crop_differences(card, ExtractConfig(margin=0.5))
     assert told == ["extract.margin is 0.5, the checkpoint was trained with 0.3"]
     assert crop_differences({}, ExtractConfig(margin=0.5)) == []
+    assert len(crop_differences({"extract": {"decoder": "decord"}}, ExtractConfig(decoder="av"))) == 1
+
+
+def test_a_video_is_decoded_as_the_settings_say(tmp_path, monkeypatch):
+    path, asked = write_clip(tmp_path / "v.mp4", [red_square(90)] * 4), []
+    monkeypatch.setattr(extraction, "shared_decoder", lambda limits: asked.append(limits) or shared_decoder(limits))
+    settings = ExtractConfig(decoder="av", decode_timeout_s=7, decode_memory_mb=99)
+    judge = dataclasses.replace(examiner(Planted((20, 10, 60, 50))), extract=settings)
+    assert judge.examine("v", path, VIDEO).verdict.frames_decoded == 4
+    assert asked == [DecodeLimits(timeout_s=7, memory_mb=99, decord=False)]
+    shared_decoder(asked[0]).close()
 
 
 def test_many_crops_of_many_sizes_are_scored_in_order():

@@ -68,7 +68,7 @@ def read_source(uri: str, storage_config) -> Source:
 
 
 def decode_source(
-    row: VideoRow, *, count: int, storage_config, limits: DecodeLimits = DecodeLimits()
+    row: VideoRow, *, count: int, storage_config, limits: DecodeLimits
 ) -> tuple[DecodedVideo, Source | None]:
     """The sampled frames of a video; whatever is wrong with the file, or it does to its decoder, is told with them.
 
