@@ -121,11 +121,15 @@ class DecoderProcess:
         environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "LANG": "C.UTF-8",
                         "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-s", "-m", "robust.data.decoder_child"]
         with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-m", "robust.data.decoder_child", str(theirs.fileno()),
-                 str(self.limits.memory_mb)],
-                pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+            try:
+                self._child = subprocess.Popen(
+                    [*command, str(theirs.fileno()), str(self.limits.memory_mb)], pass_fds=[theirs.fileno()], env=environment,
+                    stdin=subprocess.DEVNULL, start_new_session=True)
+            except OSError as error:  # not to be mistaken for one of the video's
+                self._channel.close()
+                raise RuntimeError(f"the decoding process cannot be started: {error}") from error
         self._ready, self._videos = False, 0
 
     def close(self) -> int | None:

@@ -121,6 +121,12 @@ def test_a_kill_from_outside_is_not_the_videos_fault_unless_it_comes_every_time(
     assert (again.status, again.reason) == ("unreadable", "decoder crashed (signal 9)") and len(killed) == 5
 
 
+def test_without_an_interpreter_the_job_fails_and_no_file_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        DecoderProcess(DecodeLimits()).read_frames(clips.counting(3), count=1)
+
+
 def test_a_process_that_died_between_videos_is_replaced(decoder):
     expected = decoder.read_frames(clips.counting(5), count=2)
     os.kill(decoder.pid, signal.SIGKILL)
