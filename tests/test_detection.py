@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from robust import detection
 from robust.config import ExtractConfig, StorageConfig
 from robust.contact_strip import FAKE_COLOUR, LINE, MARGIN, REAL_COLOUR, colour, contact_strip
 from robust.data import extraction
@@ -21,6 +22,7 @@ from robust.data.shards import decode_image
 from robust.detection import IMAGE, VIDEO, Examiner, crop_differences, kind_of, score_crops, thresholds_of
 from robust.errors import UserError
 from robust.models.detector import Architecture, empty_detector
+from robust.storage import Storage
 from tests import clips
 
 SIZE = 32
@@ -109,6 +111,18 @@ def test_detection_scores_the_very_crops_of_extraction(tmp_path):
         logits = model(to_input([decode_image(crop["image"]) for crop in crops], SIZE)).tolist()
     assert [frame.logit for frame in verdict.frames] == pytest.approx(logits, abs=1e-6)
     assert [frame.frame_index for frame in verdict.frames] == [crop["frame_index"] for crop in crops]
+
+
+def test_a_large_photograph_in_a_bucket_is_read_whole_and_one_too_large_not_at_all(s3, monkeypatch):
+    storage, picture = Storage.from_config(s3), io.BytesIO()
+    Image.fromarray(red_square(200)).save(picture, "PNG")
+    storage.write_bytes("face.png", picture.getvalue())
+    monkeypatch.setattr(extraction, "WHOLE_BYTES", 10)
+    judge = dataclasses.replace(examiner(Planted((20, 10, 60, 50))), storage=s3)
+    assert judge.examine("f", storage.uri("face.png"), IMAGE).verdict.score == pytest.approx(200 / 255, abs=1e-6)
+    monkeypatch.setattr(detection, "MAX_IMAGE_BYTES", 100)
+    verdict = judge.examine("f", storage.uri("face.png"), IMAGE).verdict
+    assert verdict.verdict == "undecided" and verdict.reason.startswith(f"{len(picture.getvalue())} bytes, more than an image")
 
 
 def test_a_score_at_the_threshold_is_real_and_above_it_fake(tmp_path):
