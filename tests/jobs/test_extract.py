@@ -353,6 +353,20 @@ def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set
     assert storage.read_bytes(key) == data and extract_verify.verify(config, storage)["uncommitted"] == 0
 
 
+@pytest.mark.cluster
+def test_a_shard_that_ends_its_checker_is_told_and_the_others_are_checked(cluster, local_storage, monkeypatch):
+    def check(storage, run, plans):
+        if "d/deadly" in plans:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(plan, ["is wrong"] if plan == "d/3" else []) for plan in plans]
+
+    monkeypatch.setattr(extract_verify, "SHARDS_OF_A_TASK", 3)
+    monkeypatch.setattr(extract_verify, "RETRIES", 1)
+    wrong = extract_verify.check_shards(local_storage, "r", ["d/1", "d/deadly", "d/3", "d/4"], check=check)
+    assert list(wrong) == ["d/3", "d/deadly"] and wrong["d/3"] == ["is wrong"]
+    assert "d/deadly.status.parquet or its crops end the process that reads them" in wrong["d/deadly"][0]
+
+
 def test_the_pool_fits_the_cluster_or_says_what_does_not():
     assert detector_actors(ExtractConfig(detect_actors=3), cpus=4, gpus=0) == 3
     assert detector_actors(ExtractConfig(detect_gpus=0.5, detect_actors=2), cpus=8, gpus=1) == 2
