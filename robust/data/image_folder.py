@@ -28,7 +28,7 @@ from robust.data.rows import FAKE, REAL, VideoRow, make_row
 from robust.data.shards import (
     STATUS_SUFFIX,
     decode_image,
-    delete_shard,
+    delete_plan,
     encode_image,
     read_status,
     shard_key,
@@ -61,7 +61,7 @@ def import_images(storage, config: Config) -> pa.Table:
     people = _people(tree)
     kept = [_import_shard(storage, run, tree, part, people) for part in _parts(videos)]
     for shard in {key.removeprefix(f"{run}/faces/").removesuffix(STATUS_SUFFIX) for key in _status_keys(storage, run)} - set(kept):
-        delete_shard(storage, run, shard)
+        delete_plan(storage, run, shard)
     return read_status(storage, run)
 
 

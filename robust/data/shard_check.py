@@ -67,9 +67,8 @@ def _read(storage, key: str, columns: Sequence[str], schema: pa.Schema, *, shard
         there = file.schema_arrow  # in the footer, which has no checksum
         if changed := [field.name for field in there if field.name not in schema.names or field.type != schema.field(field.name).type]:
             raise _Wrong(f"{uri} has columns that no version writes: {', '.join(changed)}")
-        if not content:
-            file.read(use_threads=False)  # all pages, for their checksums
-        return file.read(columns=list(columns), use_threads=False)
+        # Without a hash all pages are read, for their checksums.
+        return file.read(columns=list(columns) if content else None, use_threads=False).select(list(columns))
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise _Wrong(f"{uri} is not a whole Parquet file ({str(error).splitlines()[0][:200]})") from None
 

@@ -211,14 +211,19 @@ def encode_shard(
     return name, crops, _parquet(statuses)
 
 
-def delete_shard(storage, run: str, shard: str) -> None:
-    """Takes a shard (by its or its plan's name) back: first the commit, then the crops."""
+def delete_plan(storage, run: str, plan: str) -> None:
+    """Takes back the shard that is committed under a plan, if one is."""
     try:
-        name = _name_in(storage, run, shard)
+        name = _name_in(storage, run, plan)
     except MissingObject:
         return
+    delete_shard(storage, run, name)
+
+
+def delete_shard(storage, run: str, shard: str) -> None:
+    """Takes a committed shard back by its name, as its status rows tell it: first the commit, then the crops."""
     storage.delete(status_key(run, shard))
-    storage.delete(face_key(run, name))
+    storage.delete(face_key(run, shard))
 
 
 def _name_in(storage, run: str, shard: str) -> str:

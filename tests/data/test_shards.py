@@ -185,7 +185,7 @@ def test_a_shard_is_taken_back_whole_and_only_once(local_storage):
     shard = write(local_storage, ["d/m/0", "d/m/1"])
     kept = write(local_storage, ["d/m/2"])
     for _ in range(2):
-        shards.delete_shard(local_storage, "run", shard)
+        shards.delete_plan(local_storage, "run", shards.plan_of(shard))
     assert set(read_status(local_storage, "run").column("shard").to_pylist()) == {kept}
     assert len(local_storage.list("run")) == 2
 
