@@ -25,12 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extraction_kills import Job, encode, environment
+from benchmarks.extraction_kills import Job, environment
 from cluster.s3_server import S3Server
 from jobs.extract import extract, extraction_fingerprint, videos_of
 from robust.config import Config, dump_yaml, parse
 from robust.data.extraction import Source, faces_of
 from robust.data.faces import Face
+from robust.data.h264 import encode_h264
 from robust.data.shard_plan import ShardPlan, plan_shards
 from robust.data.shards import write_shard
 from robust.data.video import read_frames
@@ -112,7 +113,7 @@ def config_of(outputs: Path) -> Config:
 def write_everything(config: Config, count: int) -> int:
     """The videos and their shards; returns the number of shards."""
     storage = Storage.from_config(config.storage)
-    content = encode(np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3)).astype(np.uint8))
+    content = encode_h264(np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3)).astype(np.uint8), fps=20, crf=23)
     videos = Storage.from_config(config.storage.model_copy(update={"uri": "s3://again"}))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda number: videos.write_bytes(f"videos/{'fake' if number % 2 else 'real'}/{number:06d}.mp4", content),

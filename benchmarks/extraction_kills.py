@@ -25,8 +25,6 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
-import numpy as np
 import ray  # noqa: F401  makes psutil importable: it must come first
 
 # isort: split
@@ -35,6 +33,7 @@ import psutil
 from cluster.s3_server import S3Server
 from robust.config import Config, dump_yaml, parse
 from robust.data.fetch import PACKAGES, fetch_member
+from robust.data.h264 import encode_h264
 from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.storage import Storage
@@ -63,21 +62,9 @@ def write_videos(storage: Storage, folder: str, count: int) -> None:
     for number in range(count - 1):
         label = "fake" if number % 2 else "real"
         start = number % 30
-        storage.write_bytes(f"{folder}/{label}/{number:03d}.mp4", encode(frames[start:start + 3, :, 120:480]))
+        clip = encode_h264(frames[start:start + 3, :, 120:480], fps=20, crf=23)
+        storage.write_bytes(f"{folder}/{label}/{number:03d}.mp4", clip)
     storage.write_bytes(f"{folder}/real/empty.mp4", b"")
-
-
-def encode(frames: np.ndarray) -> bytes:
-    """An mp4 of (N, H, W, 3) uint8 frames."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "clip.mp4")
-        with av.open(str(path), "w") as output:
-            stream = output.add_stream("libx264", rate=20)
-            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-            for frame in frames:
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-            output.mux(stream.encode(None))
-        return path.read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------- one job
