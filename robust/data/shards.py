@@ -33,6 +33,10 @@ STATUS_SUFFIX = ".status.parquet"
 FACES_SUFFIX = ".parquet"
 ROWS_OF_A_GROUP = 256
 READ_THREADS = 8
+FACTS = ("label", "method", "split", "identities")
+"""What a row says of a video that its crops carry too."""
+CHECKED = ("video_id", "frame_index", "track", "dataset", *FACTS)
+"""What `disagreements` looks at of a crop."""
 
 FACE_SCHEMA = pa.schema(
     [
@@ -171,7 +175,7 @@ def write_shard(
     Returns:
         The name of the shard that is committed under the key, ours or an earlier one.
     Raises:
-        ValueError: crops of a video without a status row, or counts that disagree with the crops.
+        ValueError: crops and status rows contradict each other, see `disagreements`.
     """
     name, crops, table = encode_shard(key, faces, statuses)
     storage.write_bytes(face_key(run, name), crops)
@@ -203,7 +207,8 @@ def encode_shard(
     """
     faces = _as_table(faces, FACE_SCHEMA).sort_by([(name, "ascending") for name in ("video_id", "frame_index", "track")])
     statuses = _as_table(statuses, STATUS_SCHEMA).sort_by("video_id")
-    _require_consistent(faces, statuses, key)
+    if told := disagreements(faces.select(CHECKED), statuses):
+        raise ValueError(f"shard {key}: {told[0]}")
     crops = _parquet(faces)
     name = shard_name(key, crops)
     column = statuses.schema.get_field_index("shard")
@@ -238,23 +243,29 @@ def _as_table(rows: Sequence[Mapping] | pa.Table, schema: pa.Schema) -> pa.Table
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
-def _require_consistent(faces: pa.Table, statuses: pa.Table, shard: str) -> None:
-    known = statuses.column("video_id").to_pylist()
-    if len(set(known)) != len(known):
-        raise ValueError(f"shard {shard}: a video has two status rows")
-    unknown = set(statuses.column("status").to_pylist()) - set(STATUSES)
-    if unknown:
-        raise ValueError(f"shard {shard}: unknown status {', '.join(map(repr, unknown))}")
-    frames: dict[str, set] = {video_id: set() for video_id in known}
-    columns = (faces.column(name).to_pylist() for name in ("video_id", "frame_index", "track"))
-    for video_id, index, track in zip(*columns):
-        if video_id not in frames:
-            raise ValueError(f"shard {shard}: crops of {video_id}, which has no status row")
-        if track == SUBJECT:
-            frames[video_id].add(index)
-    for video_id, found in zip(known, statuses.column("frames_found").to_pylist()):
-        if len(frames[video_id]) != found:
-            raise ValueError(f"shard {shard}: {video_id} has faces in {len(frames[video_id])} frames, not in {found}")
+def disagreements(crops: pa.Table, statuses: pa.Table) -> list[str]:
+    """What crops (columns CHECKED) and status rows of a shard say differently of a video, each as a sentence."""
+    told = []
+    videos = {record["video_id"]: record for record in statuses.to_pylist()}
+    if len(videos) != len(statuses):
+        told.append("a video has two status rows")
+    found: dict[str, set[int]] = {}
+    for crop in crops.to_pylist():
+        video_id = crop["video_id"]
+        record = videos.get(video_id)
+        if record is None:
+            told.append(f"crops of {video_id}, which has no status row")
+            continue
+        if crop["track"] == SUBJECT:
+            found.setdefault(video_id, set()).add(crop["frame_index"])
+        told += [f"{video_id}: {name} is {crop[name]} in the crops, {record[name]} in the status table"
+                 for name in ("dataset", *FACTS) if crop[name] != record[name]]
+    for video_id, record in videos.items():
+        if record["status"] not in STATUSES:
+            told.append(f"{video_id}: unknown status {record['status']!r}")
+        if record["frames_found"] != (frames := len(found.get(video_id, ()))):
+            told.append(f"{video_id}: crops of {frames} frames, {record['frames_found']} in the status table")
+    return list(dict.fromkeys(told))
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -150,7 +150,8 @@ def test_a_video_in_two_shards_counts_once(local_storage):
 def test_what_does_not_fit_together_is_refused(local_storage):
     for faces, statuses, message in [
         ([face("d/m/1", 0, "train")], [status("d/m/0", 1, "train")], "no status row"),
-        ([face("d/m/0", 0, "train")], [status("d/m/0", 2, "train")], "not in 2"),
+        ([face("d/m/0", 0, "train")], [status("d/m/0", 2, "train")], "crops of 1 frames, 2 in the status table"),
+        ([face("d/m/0", 0, "train")], [status("d/m/0", 1, "train", label=0)], "label is 1 in the crops, 0 in"),
         ([], [status("d/m/0", 0, "train")] * 2, "two status rows"),
         ([], [status("d/m/0", 0, "train", status="lost")], "unknown status"),
     ]:
