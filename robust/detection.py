@@ -17,9 +17,9 @@ from robust.config import ExtractConfig, StorageConfig, science
 from robust.data.decoder_process import DecodeLimits
 from robust.data.extraction import Source, decode_source, faces_of, read_source
 from robust.data.faces import Face, FaceDetector
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import REAL, VideoRow
-from robust.data.shards import decode_image
 from robust.data.tree import is_video
 from robust.data.video import MAX_PIXELS, DecodedVideo, UnreadableVideo, read_image, unreadable
 from robust.errors import UserError

@@ -16,9 +16,9 @@ from robust.data import extraction
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import extract_video
 from robust.data.faces import Face
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import VideoRow
-from robust.data.shards import decode_image
 from robust.detection import IMAGE, VIDEO, Examiner, crop_differences, kind_of, score_crops, thresholds_of
 from robust.errors import UserError
 from robust.models.detector import Architecture, empty_detector

@@ -18,9 +18,9 @@ from robust.data.appearance import embedded
 from robust.data.crop import crop_window, shrink
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.faces import Face, FaceDetector
+from robust.data.images import encode_image
 from robust.data.quality import BRIEF, REASONS, refusal, sharpness, yaw
 from robust.data.rows import VideoRow
-from robust.data.shards import encode_image
 from robust.data.tracking import Track, choose_subject, link_tracks
 from robust.data.video import WHOLE_BYTES, DecodedVideo, unreadable
 from robust.storage import MissingObject, explain_arrow, find_input

@@ -23,18 +23,10 @@ import pyarrow as pa
 from PIL import Image
 
 from robust.config import Config
+from robust.data.images import decode_image, encode_image
 from robust.data.layouts.matching import describe_missing, read_csv
 from robust.data.rows import FAKE, REAL, VideoRow, make_row
-from robust.data.shards import (
-    STATUS_SUFFIX,
-    decode_image,
-    delete_plan,
-    encode_image,
-    read_status,
-    shard_key,
-    status_key,
-    write_shard,
-)
+from robust.data.shards import STATUS_SUFFIX, delete_plan, read_status, shard_key, status_key, write_shard
 from robust.data.tree import FileTree
 from robust.errors import UserError
 

@@ -13,8 +13,9 @@ from robust.data.crop import crop_face
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import extract_video, read_source
 from robust.data.faces import Face
+from robust.data.images import decode_image
 from robust.data.rows import VideoRow
-from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA, decode_image
+from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA
 from robust.data.video import read_frames
 from robust.errors import UserError
 from robust.object_stores.s3_arrow import S3FileSystem
@@ -206,7 +207,8 @@ def test_everybody_is_kept_if_asked_each_with_a_number_and_the_subject_is_0(tmp_
 
 
 def test_several_people_of_a_video_share_its_split_and_a_reader_can_have_the_subject_alone(tmp_path, local_storage):
-    from robust.data.shards import read_faces, read_status, write_shard
+    from robust.data.face_table import read_faces
+    from robust.data.shards import read_status, write_shard
 
     everybody = changed(people="all")
     train, status = run(tmp_path, clips.noisy(30), Crowd(two_people), config=everybody, split="train")

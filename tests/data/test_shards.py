@@ -6,19 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from robust.data import shards
-from robust.data.shards import (
-    FACE_SCHEMA,
-    STATUS_SCHEMA,
-    decode_image,
-    encode_image,
-    face_key,
-    read_faces,
-    read_status,
-    shard_key,
-    status_key,
-    videos_by_shard,
-    write_shard,
-)
+from robust.data.face_table import read_faces, videos_by_shard
+from robust.data.images import decode_image, encode_image
+from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA, face_key, read_status, shard_key, status_key, write_shard
 from robust.errors import UserError
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from robust.data.shards import face_key, plan_of, read_committed, read_faces, read_status, stale_key, status_key
+from robust.data.face_table import read_faces
+from robust.data.shards import face_key, plan_of, read_committed, read_status, stale_key, status_key
 from robust.data.stale import describe_stale, mark_stale, remove_stale
 from tests.data.test_shards import write
 

@@ -18,9 +18,10 @@ from jobs.extract import detector_actors, extract, extract_and_remove_stale
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
 from jobs.run_folder import RunFolder
 from robust.config import ExtractConfig, StorageConfig, dump_yaml, parse
+from robust.data.face_table import read_faces
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import plan_shards
-from robust.data.shards import read_committed, read_faces, read_status
+from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.errors import UserError
 from robust.storage import Storage
