@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 
 from robust.data.decoded import DecodedVideo, FrameSink, unreadable
+from robust.data.decoder_protocol import BLOCK_BYTES, MESSAGE_BYTES
 from robust.data.video import read_frames
 
-MESSAGE_BYTES = 4096
-BLOCK_BYTES = 2**21
 BLOCKS = 8
 GRACE_S = 30  # a process whose parent was killed while it hung ends by itself this long after the limit
 

@@ -19,27 +19,22 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import functools
 import json
-import math
 import mmap
 import os
 import select
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
-
-import numpy as np
+from collections.abc import Sequence
 
 from robust.data.decoded import DecodedVideo, unreadable
+from robust.data.decoder_handles import FAULTS_OF_A_PATH, Ranged, fill, handle_of, memory
+from robust.data.decoder_protocol import MESSAGE_BYTES, NONSENSE, Answer, Ended
 
 START_TIMEOUT_S = 120  # of an interpreter and four libraries, 0.4 s on an idle machine
 START_ATTEMPTS = 3
@@ -47,11 +42,6 @@ KILLS_FORGIVEN = 2
 """A SIGKILL comes from outside, e.g. from a kernel out of memory: only one that comes again and again tells of the file."""
 VIDEOS_OF_A_PROCESS = 256  # then a fresh one: whatever a decoder leaks or a file left behind ends with it
 WATCH_EVERY_S = 0.03
-MESSAGE_BYTES = 4096
-BLOCK_BYTES = 2**21  # the largest piece a child may ask for
-LARGEST_SIDE = 2**16
-FAULTS_OF_A_PATH = (None, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO)
-"""What opening a file can say of the file; all else is the machine's fault. None: it is no file."""
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME")
 """All that the child sees of this process's environment: nothing secret."""
 
@@ -76,21 +66,10 @@ class DecodeLimits:
         return cls(config.decode_timeout_s, config.decode_memory_mb, config.decoder == "decord")
 
 
-class Ranged(Protocol):
-    """A file read in pieces, e.g. pyarrow.NativeFile of an object in a bucket."""
-
-    def size(self) -> int: ...
-    def read_at(self, nbytes: int, offset: int) -> bytes: ...
-
-
 @functools.lru_cache(maxsize=4)
 def shared_decoder(limits: DecodeLimits) -> DecoderProcess:
     """The decoding process of this process, started when it is first needed."""
     return DecoderProcess(limits)
-
-
-class _Ended(Exception):
-    """The child did not finish; the message is the reason for the video's status."""
 
 
 class _Gone(Exception):
@@ -155,7 +134,7 @@ class DecoderProcess:
             raise ValueError(f"count is {count}, must be at least 1")
         with self._lock, contextlib.ExitStack() as stack:
             try:
-                handle, ranged = stack.enter_context(_handle(source))
+                handle, ranged = stack.enter_context(handle_of(source))
             except OSError as error:
                 if error.errno not in FAULTS_OF_A_PATH:
                     raise
@@ -176,8 +155,8 @@ class DecoderProcess:
 
     def _attempt(self, handle: int, ranged: Ranged | None, count: int, decord: bool) -> tuple[DecodedVideo, int | None]:
         """What one child makes of it, and its exit status if it crashed."""
-        with _memory("frames", self.limits.memory_mb * 2**20) as frames:
-            answer = _Answer(frames, self.limits.memory_mb * 2**20, count)
+        with memory("frames", self.limits.memory_mb * 2**20) as frames:
+            answer = Answer(frames, self.limits.memory_mb * 2**20, count)
             try:
                 self._make_ready()
                 self._videos += 1
@@ -187,7 +166,7 @@ class DecoderProcess:
                 while not answer.done:
                     self._hear(answer, handle, ranged)
                 return answer.video(), None
-            except _Ended as ended:
+            except Ended as ended:
                 self.close()
                 return answer.so_far(str(ended)), None
             except _Gone:
@@ -213,14 +192,14 @@ class DecoderProcess:
         """Never waits: a child that works has read what it was given before.
 
         Raises:
-            _Ended: it asks and asks, and reads no answer.
+            Ended: it asks and asks, and reads no answer.
             _Gone: it is dead.
         """
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", handles))] if handles else []
         try:
             self._channel.sendmsg([json.dumps(message).encode()], rights, socket.MSG_DONTWAIT)  # send_fds ignores flags
         except BlockingIOError:
-            raise _Ended(NONSENSE) from None
+            raise Ended(NONSENSE) from None
         except ConnectionError:
             raise _Gone from None
 
@@ -230,20 +209,20 @@ class DecoderProcess:
         except ConnectionError:
             return b""
 
-    def _hear(self, answer: _Answer, handle: int, ranged: Ranged | None) -> None:
+    def _hear(self, answer: Answer, handle: int, ranged: Ranged | None) -> None:
         """One message, or a while without one.
 
         Raises:
-            _Ended: time or memory is up, or the child says what it should not.
+            Ended: time or memory is up, or the child says what it should not.
             _Gone: the child is dead.
         """
         now = time.monotonic()
         if now > self._deadline:
-            raise _Ended(f"decoding took longer than {self.limits.timeout_s:g} s")
+            raise Ended(f"decoding took longer than {self.limits.timeout_s:g} s")
         if now > self._watched + WATCH_EVERY_S:
             self._watched = now
             if _resident_bytes(self._child.pid) - self._idle_bytes > self.limits.memory_mb * 2**20:
-                raise _Ended(f"decoding needed more than {self.limits.memory_mb} MB")
+                raise Ended(f"decoding needed more than {self.limits.memory_mb} MB")
         if not select.select([self._channel], [], [], min(WATCH_EVERY_S, self._deadline - now))[0]:
             return
         data = self._received()
@@ -252,82 +231,11 @@ class DecoderProcess:
         wanted = answer.take(data)
         if wanted is not None:
             if ranged is None:
-                raise _Ended(NONSENSE)
+                raise Ended(NONSENSE)
             began = time.monotonic()
-            _fill(handle, ranged, *wanted)
+            fill(handle, ranged, *wanted)
             self._deadline += time.monotonic() - began
             self._give({})
-
-
-NONSENSE = "the decoder answered with something that is no answer"
-
-
-class _Answer:
-    """What the child has said of a video. Nothing in it is believed that could not be true."""
-
-    def __init__(self, memory: int, capacity: int, count: int):
-        self.memory, self.capacity, self.count = memory, capacity, count
-        self.frames: list[tuple[int, float]] = []  # number, seconds
-        self.size = (0, 0)
-        self.done, self.status, self.reason = False, "", ""
-
-    def take(self, data: bytes) -> tuple[int, int] | None:
-        """Reads a message; returns (offset, size) if the child asks for a piece of the file.
-
-        Raises:
-            _Ended: it is no message.
-        """
-        try:
-            message = json.loads(data)
-            return self._take(message["kind"], message)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise _Ended(NONSENSE) from None
-
-    def _take(self, kind: str, message: dict) -> tuple[int, int] | None:
-        if kind == "read":
-            return _whole(message["offset"], 0, 2**62), _whole(message["size"], 1, BLOCK_BYTES)
-        if kind == "restart":
-            self.frames, self.size = [], (0, 0)
-        elif kind == "size" and not self.frames:
-            self.size = _whole(message["height"], 1, LARGEST_SIDE), _whole(message["width"], 1, LARGEST_SIDE)
-        elif kind == "frame" and len(self.frames) < self.count:
-            after = self.frames[-1][0] + 1 if self.frames else 0
-            frame = _whole(message["index"], after, 2**53), float(message["time_s"])
-            used = (len(self.frames) + 1) * self.size[0] * self.size[1] * 3
-            if not math.isfinite(frame[1]) or not 0 < used <= self.capacity:
-                raise ValueError
-            self.frames.append(frame)
-        elif kind == "done" and message["status"] in ("ok", "partial", "unreadable") and isinstance(message["reason"], str):
-            self.done, self.status = True, message["status"]
-            self.reason = "".join(letter for letter in message["reason"][:300] if letter.isprintable())
-            if self.status != "unreadable" and not self.frames:
-                raise ValueError
-        else:
-            raise ValueError
-        return None
-
-    def video(self) -> DecodedVideo:
-        if self.status == "unreadable":
-            return unreadable(self.reason)
-        height, width = self.size
-        shape = (len(self.frames), height, width, 3)
-        pixels = mmap.mmap(self.memory, math.prod(shape), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        indices, times = zip(*self.frames)
-        return DecodedVideo(np.frombuffer(pixels, np.uint8).reshape(shape), np.array(indices, np.int64),
-                            np.array(times, np.float64), self.status, self.reason)
-
-    def so_far(self, reason: str) -> DecodedVideo:
-        """The frames of a child that did not finish."""
-        if not self.frames:
-            return unreadable(reason)
-        self.status, self.reason = "partial", f"{reason}; {len(self.frames)} frames are good"
-        return self.video()
-
-
-def _whole(value, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError
-    return value
 
 
 def _named(status: int) -> str:
@@ -341,48 +249,3 @@ def _resident_bytes(pid: int) -> int:
             return int(file.read().split()[1]) * mmap.PAGESIZE
     except (OSError, IndexError):
         return 0
-
-
-# ---------------------------------------------------------------------------------------------------- file handles
-
-
-@contextlib.contextmanager
-def _memory(name: str, size: int, content: bytes = b"") -> Iterator[int]:
-    """A handle of memory that no one can make smaller, or larger, behind the other's back. Unused pages cost nothing."""
-    handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(handle, size)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(handle, view):]
-        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        yield handle
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _handle(source) -> Iterator[tuple[int, Ranged | None]]:
-    """(what the child is handed, the source if it is to be read in pieces)."""
-    if isinstance(source, bytes):
-        with _memory("video", len(source), source) as handle:
-            yield handle, None
-    elif isinstance(source, (str, os.PathLike)):
-        handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe of that name must not block
-        try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise OSError(None, "not a file")
-            yield handle, None
-        finally:
-            os.close(handle)
-    else:
-        with _memory("window", BLOCK_BYTES) as handle:
-            yield handle, source
-
-
-def _fill(window: int, source: Ranged, offset: int, size: int) -> None:
-    """Puts a piece of the file where the child looks for it."""
-    piece = source.read_at(size, offset)
-    if len(piece) != size:
-        raise OSError(f"{len(piece)} bytes instead of {size} at {offset}: the object was replaced or cut meanwhile")
-    os.pwrite(window, piece, 0)

@@ -15,7 +15,8 @@ import pytest
 
 from robust.data import decoder_process
 from robust.data.decoder_child import RemoteFile
-from robust.data.decoder_process import NONSENSE, DecodeLimits, DecoderProcess, _Answer, _Ended
+from robust.data.decoder_process import DecodeLimits, DecoderProcess
+from robust.data.decoder_protocol import NONSENSE, Answer, Ended
 from robust.data.video import WHOLE_BYTES, read_frames
 from tests import clips
 
@@ -301,7 +302,7 @@ SIZE = b'{"kind": "size", "height": 10, "width": 10}'
     [b'{"kind": "read", "offset": -1, "size": 10}'], [b'{"kind": "read", "offset": 0, "size": 99999999}'],
 ], ids=lambda messages: messages[-1][:60].decode("latin-1"))
 def test_answers_that_cannot_be_true_are_not_believed(messages):
-    answer = _Answer(memory=-1, capacity=10_000, count=2)
-    with pytest.raises(_Ended, match=NONSENSE):
+    answer = Answer(memory=-1, capacity=10_000, count=2)
+    with pytest.raises(Ended, match=NONSENSE):
         for message in messages:
             answer.take(message)
