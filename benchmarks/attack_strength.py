@@ -22,8 +22,8 @@ from benchmarks.square_rows import square_rows
 from jobs.cli import Variant, run_job
 from robust.config import AttackConfig, Config, LipschitzConfig, RecipeConfig
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
-from robust.data.shards import read_faces
 from robust.evaluation.metrics import auc
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage

@@ -28,8 +28,8 @@ from robust.attacks.pgd import pgd
 from robust.attacks.threat import Linf
 from robust.config import Config
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
-from robust.data.shards import read_faces
 from robust.defenses.deep_image_prior import PUBLISHED, QUICK, Prior, bpda, choose_stop, purify
 from robust.errors import UserError
 from robust.evaluation import metrics

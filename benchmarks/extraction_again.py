@@ -7,7 +7,7 @@ by the real writer, read back by the real job, `python -m jobs.extract` as a pro
 --without-ray, by its `extract` in this process, for a machine that is too busy to start Ray).
 Not real: how the shards came to be. One file is decoded and one crop cut; every video gets a copy of it, instead of a
 detection of its own, which a second run does not look at. Requests are counted by a proxy before the server, whatever client
-sends them; it opens a connection a request, so the seconds are rather too many.
+sends them; it opens a connection a request, so the seconds are rather too many. The exit code is 1 if a bar is missed.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.extraction_kills import Job, encode
+from benchmarks.extraction_kills import Job
 from cluster.environment import environment
 from cluster.s3_server import S3Server
 from jobs.extract import extract, extraction_fingerprint, videos_of
@@ -34,6 +34,7 @@ from robust.config_file import parse
 from robust.config_identity import dump_yaml
 from robust.data.extraction import Source, faces_of
 from robust.data.faces import Face
+from robust.data.h264 import encode_h264
 from robust.data.shard_plan import ShardPlan, plan_shards
 from robust.data.shards import write_shard
 from robust.data.video import read_frames
@@ -41,6 +42,7 @@ from robust.storage import Storage
 
 RUN, THREADS, JOB_LIMIT_S = "again", 8, 1800.0
 BARS = {"seconds": 30.0, "LIST": 20}
+"""For 10 000 videos: seconds without the start of Ray, and listing requests."""
 
 
 class CountingProxy:
@@ -115,7 +117,7 @@ def config_of(outputs: Path) -> Config:
 def write_everything(config: Config, count: int) -> int:
     """The videos and their shards; returns the number of shards."""
     storage = Storage.from_config(config.storage)
-    content = encode(np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3)).astype(np.uint8))
+    content = encode_h264(np.random.default_rng(0).integers(0, 255, (1, 64, 96, 3)).astype(np.uint8), fps=20, crf=23)
     videos = Storage.from_config(config.storage.model_copy(update={"uri": "s3://again"}))
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda number: videos.write_bytes(f"videos/{'fake' if number % 2 else 'real'}/{number:06d}.mp4", content),
@@ -174,6 +176,14 @@ def run_here(config: Config) -> dict:
     return {**result, "seconds": round(time.monotonic() - began, 1), "cpu_s": round(time.process_time() - cpu, 1)}
 
 
+def missed(result: dict) -> list[str]:
+    """What a measurement took more of than BARS allow, each as a sentence."""
+    taken = {"seconds": result["seconds"], "LIST": result["requests"].get("LIST", 0)}
+    told = [f"{kind}: {taken[kind]:g}, more than {bar:g}" for kind, bar in BARS.items() if taken[kind] > bar]
+    read = sum(number for kind, number in result["requests"].items() if "video" in kind)
+    return told + ([f"{read} requests on videos, which nothing asks for"] if read else [])
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction_again", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=10_000)
@@ -191,7 +201,10 @@ def main(argv: list[str] | None = None) -> int:
           f"(bar LIST {BARS['LIST']}); {read} on videos, {result['extracted_now']} videos decoded")
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    told = missed(result)
+    for problem in told:
+        print(f"bar missed: {problem}")
+    return 1 if told else 0
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 
 All of it is real: `python -m jobs.extract` as a process on its own local Ray, videos of a real face in a real S3 server
 (SeaweedFS), where the shards go too. At each random moment one of these is killed: the driver, the raylet (with it the
-node's workers), a worker, the detector's actor, the S3 server (which comes back after a second). A job that dies is started again
-until it ends well; one that ends while kills are left is followed by another round under a new run name. One machine, so a
-node is lost together with the cluster; the moments are drawn with a fixed seed, what they hit depends on the machine's speed.
+node's workers), a worker, its decoding process, the detector's actor, the S3 server (which comes back after a second). A job
+that dies is started again until it ends well; one that ends while kills are left is followed by another round under a new
+run name. One machine, so a node is lost together with the cluster; the moments are drawn with a fixed seed, what they hit
+depends on the machine's speed.
 """
 from __future__ import annotations
 
@@ -24,8 +25,6 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
-import numpy as np
 import ray  # noqa: F401  makes psutil importable: it must come first
 
 # isort: split
@@ -37,12 +36,13 @@ from robust.config import Config
 from robust.config_file import parse
 from robust.config_identity import dump_yaml
 from robust.data.fetch import PACKAGES, fetch_member
+from robust.data.h264 import encode_h264
 from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGETS = ("driver", "raylet", "worker", "actor", "s3")
+TARGETS = ("driver", "raylet", "worker", "decoder", "actor", "s3")
 MIN_VIDEOS = 12
 S3_AWAY_S = 1.0
 JOB_LIMIT_S = 1800.0
@@ -65,21 +65,9 @@ def write_videos(storage: Storage, folder: str, count: int) -> None:
     for number in range(count - 1):
         label = "fake" if number % 2 else "real"
         start = number % 30
-        storage.write_bytes(f"{folder}/{label}/{number:03d}.mp4", encode(frames[start:start + 3, :, 120:480]))
+        clip = encode_h264(frames[start:start + 3, :, 120:480], fps=20, crf=23)
+        storage.write_bytes(f"{folder}/{label}/{number:03d}.mp4", clip)
     storage.write_bytes(f"{folder}/real/empty.mp4", b"")
-
-
-def encode(frames: np.ndarray) -> bytes:
-    """An mp4 of (N, H, W, 3) uint8 frames."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "clip.mp4")
-        with av.open(str(path), "w") as output:
-            stream = output.add_stream("libx264", rate=20)
-            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-            for frame in frames:
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-            output.mux(stream.encode(None))
-        return path.read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------- one job
@@ -125,6 +113,7 @@ class Job:
                 continue
             is_actor = name.startswith("ray::") and "MapWorker" in name
             is_kind = {"actor": is_actor, "worker": name.startswith("ray::") and not is_actor and "Agent" not in name,
+                       "decoder": "-m robust.data.decoder_child" in name,
                        "raylet": name.partition(" ")[0].endswith("/raylet")}
             if is_kind[target]:
                 found.append(child.pid)
@@ -264,8 +253,8 @@ def main(argv: list[str] | None = None) -> int:
         result = measure(Path(folder), kills=arguments.kills, videos=arguments.videos, seed=arguments.seed)
     killed = ", ".join(f"{name} {count}" for name, count in sorted(result["kills"].items()))
     outcome = "; ".join(result["problems"]) or "all equal to the undisturbed one, byte for byte"
-    print(f"{sum(result['kills'].values())} kills ({killed}) in {len(result['rounds'])} extractions of {result['videos']} videos: "
-          f"{outcome}")
+    print(f"{sum(result['kills'].values())} kills ({killed}) in {len(result['rounds'])} extractions of {result['videos']} "
+          f"videos: {outcome}")
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     return 1 if result["problems"] else 0

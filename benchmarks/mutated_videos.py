@@ -193,18 +193,15 @@ def summary(outcomes: list[Outcome]) -> str:
         row = collections.Counter(outcome.status for outcome in outcomes if outcome.mutation == mutation)
         lines.append(f"{mutation:<10}" + "".join(f"{row[status]:>12}" for status in statuses))
     lines.append("")
+    others = no_videos()
     for status in ("ok", "partial"):
-        chosen = [outcome for outcome in outcomes if outcome.status == status and outcome.clip in CLIP_NAMES]
+        chosen = [outcome for outcome in outcomes if outcome.status == status and outcome.clip not in others]
         lines.append(f"{status}: {sum(outcome.changed for outcome in chosen)} of {sum(outcome.frames for outcome in chosen)} "
                      f"frames are not those of the unharmed clip, in {sum(outcome.changed > 0 for outcome in chosen)} files")
     lines.append("")
     reasons = collections.Counter((outcome.status, kind_of(outcome.reason)) for outcome in outcomes)
     lines += [f"{number:>5}  {status:<11}{reason}" for (status, reason), number in reasons.most_common()]
     return "\n".join(lines)
-
-
-CLIP_NAMES = ("h264", "h264-long-gop", "h264-mkv", "h264-rotated", "h264-yuv444", "hevc", "hevc-10-bit", "vp8", "vp9", "av1",
-              "mpeg4-avi", "variable-rate", "no-frames", "song", "single_face", "no_face")
 
 
 def main(arguments: list[str] | None = None) -> list[Outcome]:

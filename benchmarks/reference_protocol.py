@@ -35,8 +35,8 @@ from robust.attacks.pgd import pgd
 from robust.attacks.threat import Linf
 from robust.config import PIXEL, Config
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
-from robust.data.shards import read_faces
 from robust.errors import UserError
 from robust.evaluation import metrics
 from robust.models.checkpoint import load_checkpoint

@@ -15,8 +15,8 @@ from jobs.candidates import OWN_MODELS
 from jobs.cli import run_job
 from robust.config import Config
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
-from robust.data.shards import read_faces
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 from robust.training.session import COLUMNS

@@ -29,10 +29,10 @@ from robust.attacks.threat import Linf
 from robust.config import Config, RecipeConfig
 from robust.data.crop import crop_window
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.faces import Face, build_detector
 from robust.data.inputs import points_to_input, resize_one, to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
-from robust.data.shards import read_faces
 from robust.errors import UserError
 from robust.evaluation import curves
 from robust.evaluation.bootstrap import draw, ranking_interval

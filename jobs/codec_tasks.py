@@ -21,9 +21,10 @@ from robust.attacks.registry import NEEDS_SURROGATES
 from robust.config import Config, ExtractConfig
 from robust.data.decoder_process import DecodeLimits
 from robust.data.extraction import decode_source, frames_wanted
+from robust.data.face_table import read_shard
 from robust.data.faces import FaceDetector, build_detector
 from robust.data.rows import VideoRow
-from robust.data.shards import read_shard, status_key
+from robust.data.shards import status_key
 from robust.errors import ConfigError, UserError
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell

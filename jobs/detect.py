@@ -25,7 +25,7 @@ from robust.data.tree import FileTree
 from robust.detection import VIDEO, Examiner, crop_differences, kind_of, thresholds_of
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD, load_checkpoint
-from robust.storage import MissingObject, Storage, open_input
+from robust.storage import MissingObject, Storage, find_input
 
 OWN_MODELS = ("defended", "baseline")
 """The run's models, the one to prefer first."""
@@ -91,11 +91,11 @@ def find_inputs(config: Config) -> Inputs:
     if uri is None:
         raise ConfigError("detect.input: give a video, an image or a folder of them, as in detect.input=clip.mp4")
     try:
-        filesystem, path = open_input(uri, config.storage)
+        _, info = find_input(uri, config.storage)
     except MissingObject as error:
         raise UserError(f"detect.input: {error}") from None
-    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
-        return Inputs([(path.rsplit("/", 1)[-1], uri, kind_of(path) or VIDEO)], [], is_folder=False)
+    if info.type != pyarrow.fs.FileType.Directory:
+        return Inputs([(info.base_name, uri, kind_of(info.path) or VIDEO)], [], is_folder=False)
     return _of_folder(FileTree.open(uri, config.storage), config)
 
 

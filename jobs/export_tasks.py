@@ -18,8 +18,8 @@ from jobs.block_tasks import measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.config import Config
+from robust.data.images import decode_image, encode_image
 from robust.data.inputs import to_tensor
-from robust.data.shards import decode_image, encode_image
 from robust.evaluation import blocks, export
 from robust.evaluation.attack_block import Cell, batches, logits, perturb
 from robust.evaluation.blocks import SPLIT, Block

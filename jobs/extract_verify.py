@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import ray
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from jobs.extract import extraction_fingerprint, videos_of
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.data.shard_check import check_shard, check_table
-from robust.data.shards import STATUS_SUFFIX, read_committed
+from robust.data.shards import STATUS_SUFFIX, read_committed, status_key
 from robust.data.stale import count_reasons, leftovers
 from robust.errors import UserError
 from robust.storage import Storage
@@ -24,6 +25,9 @@ SHARDS_OF_A_TASK = 8
 TASKS_OF_A_CPU = 2
 """Under way at once, so that none waits for the driver."""
 MOST_TOLD = 50
+RETRIES = 3
+"""Of a task whose process dies, as with its machine; one that dies every time does so because of what it reads."""
+ENDED = (WorkerCrashedError, OutOfMemoryError)
 
 
 def verify(config: Config, storage: Storage) -> dict:
@@ -72,16 +76,29 @@ def what_to_do(wrong: dict[str, list[str]], storage: Storage, run: str) -> str:
             f"e.g. {table}) and run jobs.extract again, which makes it anew")
 
 
-def check_shards(storage: Storage, run: str, plans: Sequence[str]) -> dict[str, list[str]]:
-    """{plan: what is wrong} of the shards with which something is, checked in parallel."""
-    check = ray.remote(num_cpus=1, max_retries=-1)(check_some)
-    parts = iter([plans[start:start + SHARDS_OF_A_TASK] for start in range(0, len(plans), SHARDS_OF_A_TASK)])
+def check_shards(storage: Storage, run: str, plans: Sequence[str], *, check=None) -> dict[str, list[str]]:
+    """{plan: what is wrong} of the shards with which something is, checked in parallel.
+
+    A shard that ends the process which reads it, every time, is found by checking those of its task one by one.
+    """
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(check or check_some)
+    parts = [list(plans[start:start + SHARDS_OF_A_TASK]) for start in range(0, len(plans), SHARDS_OF_A_TASK)]
     wrong: dict[str, list[str]] = {}
     most = max(1, int(TASKS_OF_A_CPU * ray.cluster_resources().get("CPU", 1)))
     with Progress("extract: verify", total=len(plans), unit="shards") as progress:
-        for found in in_flight(check, parts, storage, run, most=most):
-            wrong.update({plan: problems for plan, problems in found if problems})
-            progress.advance(len(found), note=f"{len(wrong)} wrong")
+        while parts:
+            alone: list[list[str]] = []
+            for part, found in in_flight(task, iter(parts), storage, run, most=most):
+                if isinstance(found, ENDED) and len(part) > 1:
+                    alone += [[plan] for plan in part]
+                    continue
+                if isinstance(found, ENDED):
+                    what = str(found).partition("\n")[0][:200]
+                    found = [(part[0], [f"{storage.uri(status_key(run, part[0]))} or its crops end the process that reads them "
+                                        f"({type(found).__name__}: {what})"])]
+                wrong.update({plan: problems for plan, problems in found if problems})
+                progress.advance(len(found), note=f"{len(wrong)} wrong")
+            parts = alone
     return dict(sorted(wrong.items()))
 
 
@@ -89,14 +106,17 @@ def check_some(storage: Storage, run: str, plans: Sequence[str]) -> list[tuple[s
     return [(plan, check_shard(storage, run, plan)) for plan in plans]
 
 
-def in_flight(task, parts: Iterator[Sequence[str]], storage: Storage, run: str, *, most: int) -> Iterator[list]:
-    """Results as they come, with at most `most` tasks at once."""
-    waiting: set = set()
+def in_flight(task, parts: Iterator[list[str]], storage: Storage, run: str, *, most: int) -> Iterator[tuple[list[str], object]]:
+    """(part, its result, or the error of ENDED) as they come, with at most `most` tasks at once."""
+    waiting: dict = {}
     while True:
         while len(waiting) < most and (part := next(parts, None)) is not None:
-            waiting.add(task.remote(storage, run, part))
+            waiting[task.remote(storage, run, part)] = part
         if not waiting:
             return
         (done, *_), _ = ray.wait(list(waiting), num_returns=1)
-        waiting.discard(done)
-        yield ray.get(done)
+        try:
+            found = ray.get(done)
+        except ENDED as error:
+            found = error
+        yield waiting.pop(done), found

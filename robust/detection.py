@@ -18,11 +18,11 @@ from robust.config_identity import science
 from robust.data.decoder_process import DecodeLimits
 from robust.data.extraction import Source, decode_source, faces_of, read_source
 from robust.data.faces import Face, FaceDetector
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import REAL, VideoRow
-from robust.data.shards import decode_image
 from robust.data.tree import is_video
-from robust.data.video import DecodedVideo, UnreadableVideo, read_image, unreadable
+from robust.data.video import MAX_PIXELS, DecodedVideo, UnreadableVideo, read_image, unreadable
 from robust.errors import UserError
 from robust.evaluation.metrics import video_scores
 from robust.models.detector import Detector
@@ -34,8 +34,11 @@ Boxes = tuple[tuple[np.ndarray, ...], ...]
 VIDEO, IMAGE = "video", "image"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BATCH = 32
+MAX_IMAGE_BYTES = 8 * MAX_PIXELS
+"""Of a photograph's file: one of MAX_PIXELS with four channels of 16 bits each, not compressed."""
 CROP_SETTINGS = (
-    "detector", "margin", "min_score", "min_face", "detect_size", "align", "filter", "image_format", "jpeg_quality", "max_crop",
+    "detector", "decoder", "margin", "min_score", "min_face", "detect_size", "align", "filter", "image_format",
+    "jpeg_quality", "max_crop",
 )
 """The settings of `extract` that decide what a crop looks like."""
 
@@ -104,7 +107,7 @@ class Examination:
 
     Args:
         pictures: (N, H, W, 3) uint8, the sampled frames, in the order of `verdict.frames`.
-        other_boxes: of each frame, the boxes of faces that were not judged.
+        other_boxes: of each frame, the boxes of faces that are not the person's whose score it is.
     """
 
     verdict: Verdict
@@ -231,9 +234,11 @@ def video_row(name: str, uri: str) -> VideoRow:
 
 def _decode_image(row: VideoRow, storage: StorageConfig) -> tuple[DecodedVideo, Source | None]:
     try:
-        source = read_source(row.uri, storage)
+        source = read_source(row.uri, storage, whole_bytes=MAX_IMAGE_BYTES)
     except MissingObject:
         return unreadable("the file does not exist"), None
+    if source.size > MAX_IMAGE_BYTES:
+        return unreadable(f"{source.size} bytes, more than an image has ({MAX_IMAGE_BYTES})"), source
     try:
         image = read_image(source.content)
     except UnreadableVideo as error:

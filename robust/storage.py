@@ -27,7 +27,7 @@ from robust.object_stores.local import LocalObjects, partial_path
 from robust.object_stores.s3 import S3Objects
 from robust.object_stores.s3_arrow import explain_s3_arrow, s3_filesystem
 
-__all__ = ["MissingObject", "Storage", "is_s3", "open_input"]
+__all__ = ["MissingObject", "Storage", "explain_arrow", "find_input", "is_s3", "open_input"]
 OBJECTS = {"s3": S3Objects, "gs": GcsObjects}
 
 
@@ -130,7 +130,7 @@ class Storage:
             source = pyarrow.BufferReader(self.read_bytes(key))
             return _read_parquet(source, None, self.uri(key))
         filesystem, path = self.arrow(key)
-        with _explain_arrow(self.uri(key), self.config), filesystem.open_input_file(path) as source:
+        with explain_arrow(self.uri(key), self.config), filesystem.open_input_file(path) as source:
             return _read_parquet(source, columns, self.uri(key))
 
     def write_table(self, key: str, table: pyarrow.Table, *, if_absent: bool = False) -> bool:
@@ -152,12 +152,18 @@ def open_input(uri: str, config) -> tuple[pyarrow.fs.FileSystem, str]:
 
     Raises: UserError: when there is nothing there.
     """
-    filesystem, path = _filesystem(scheme_of(uri), config), _path_of(uri)
-    with _explain_arrow(uri, config):
-        found = filesystem.get_file_info(path).type != pyarrow.fs.FileType.NotFound
-    if not found:
+    filesystem, info = find_input(uri, config)
+    return filesystem, info.path
+
+
+def find_input(uri: str, config) -> tuple[pyarrow.fs.FileSystem, pyarrow.fs.FileInfo]:
+    """`open_input` with all that was found out by looking whether it is there: path, kind, size, time of change."""
+    filesystem = _filesystem(scheme_of(uri), config)
+    with explain_arrow(uri, config):
+        info = filesystem.get_file_info(_path_of(uri))
+    if info.type == pyarrow.fs.FileType.NotFound:
         raise MissingObject(f"{uri} does not exist; check the path, and storage.endpoint_url if it is s3://.")
-    return filesystem, path
+    return filesystem, info
 
 
 def _filesystem(scheme: str, config) -> pyarrow.fs.FileSystem:
@@ -197,7 +203,8 @@ def _read_parquet(source, columns: list[str] | None, uri: str) -> pyarrow.Table:
 
 
 @contextmanager
-def _explain_arrow(uri: str, config):
+def explain_arrow(uri: str, config):
+    """What pyarrow raises while something is read, as a UserError of one sentence; MissingObject if it is gone."""
     try:
         yield
     except FileNotFoundError as error:

@@ -9,17 +9,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+from robust import detection
 from robust.config import ExtractConfig, StorageConfig
 from robust.contact_strip import FAKE_COLOUR, LINE, MARGIN, REAL_COLOUR, colour, contact_strip
+from robust.data import extraction
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import extract_video
 from robust.data.faces import Face
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import VideoRow
-from robust.data.shards import decode_image
 from robust.detection import IMAGE, VIDEO, Examiner, crop_differences, kind_of, score_crops, thresholds_of
 from robust.errors import UserError
 from robust.models.detector import Architecture, empty_detector
+from robust.storage import Storage
 from tests import clips
 
 SIZE = 32
@@ -110,6 +113,18 @@ def test_detection_scores_the_very_crops_of_extraction(tmp_path):
     assert [frame.frame_index for frame in verdict.frames] == [crop["frame_index"] for crop in crops]
 
 
+def test_a_large_photograph_in_a_bucket_is_read_whole_and_one_too_large_not_at_all(s3, monkeypatch):
+    storage, picture = Storage.from_config(s3), io.BytesIO()
+    Image.fromarray(red_square(200)).save(picture, "PNG")
+    storage.write_bytes("face.png", picture.getvalue())
+    monkeypatch.setattr(extraction, "WHOLE_BYTES", 10)
+    judge = dataclasses.replace(examiner(Planted((20, 10, 60, 50))), storage=s3)
+    assert judge.examine("f", storage.uri("face.png"), IMAGE).verdict.score == pytest.approx(200 / 255, abs=1e-6)
+    monkeypatch.setattr(detection, "MAX_IMAGE_BYTES", 100)
+    verdict = judge.examine("f", storage.uri("face.png"), IMAGE).verdict
+    assert verdict.verdict == "undecided" and verdict.reason.startswith(f"{len(picture.getvalue())} bytes, more than an image")
+
+
 def test_a_score_at_the_threshold_is_real_and_above_it_fake(tmp_path):
     path = tmp_path / "face.png"
     Image.fromarray(red_square(255)).save(path)
@@ -181,6 +196,17 @@ def test_other_crops_than_the_models_own_are_told():
     told = crop_differences(card, ExtractConfig(margin=0.5))
     assert told == ["extract.margin is 0.5, the checkpoint was trained with 0.3"]
     assert crop_differences({}, ExtractConfig(margin=0.5)) == []
+    assert len(crop_differences({"extract": {"decoder": "decord"}}, ExtractConfig(decoder="av"))) == 1
+
+
+def test_a_video_is_decoded_as_the_settings_say(tmp_path, monkeypatch):
+    path, asked = write_clip(tmp_path / "v.mp4", [red_square(90)] * 4), []
+    monkeypatch.setattr(extraction, "shared_decoder", lambda limits: asked.append(limits) or shared_decoder(limits))
+    settings = ExtractConfig(decoder="av", decode_timeout_s=7, decode_memory_mb=99)
+    judge = dataclasses.replace(examiner(Planted((20, 10, 60, 50))), extract=settings)
+    assert judge.examine("v", path, VIDEO).verdict.frames_decoded == 4
+    assert asked == [DecodeLimits(timeout_s=7, memory_mb=99, decord=False)]
+    shared_decoder(asked[0]).close()
 
 
 def test_many_crops_of_many_sizes_are_scored_in_order():

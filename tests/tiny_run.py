@@ -3,7 +3,8 @@
 import numpy as np
 
 from robust.data.face_swap import TEMPLATE
-from robust.data.shards import STATUS_SCHEMA, encode_image, shard_key, write_shard
+from robust.data.images import encode_image
+from robust.data.shards import STATUS_SCHEMA, shard_key, write_shard
 
 SPLITS = {"train": 8, "val": 4}
 """Real videos, and as many fakes, of each split."""

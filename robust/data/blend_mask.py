@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from robust.data.align import similarity
 from robust.data.face_swap import TEMPLATE, draw_outline, transform
 
 CORNERS = 32  # of an outline's polygon
@@ -44,15 +45,11 @@ def fit_face(landmarks: np.ndarray) -> np.ndarray:
     An affine fit would collapse in a profile, where both eyes and the nose come to lie on one line.
     """
     template, points = TEMPLATE.astype(np.float64), landmarks.astype(np.float64)
-    centre, middle = template.mean(axis=0), points.mean(axis=0)
-    x, y = template - centre, points - middle
-    along = (x * y).sum() / (x**2).sum()
-    across = (x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum() / (x**2).sum()
-    linear = np.array([[along, -across], [across, along]])
-    size = max(np.hypot(along, across), 1e-6)
+    linear = similarity(template, points)[:, :2]
+    size = max(np.hypot(*linear[:, 0]), 1e-6)
     eyes = np.linalg.norm(points[1] - points[0]) / (np.linalg.norm(template[1] - template[0]) * size)
     linear = linear @ np.diag([np.clip(eyes, 0.5, 1.0), 1.0])
-    return np.hstack([linear, (middle - linear @ centre)[:, None]])
+    return np.hstack([linear, (points.mean(axis=0) - linear @ template.mean(axis=0))[:, None]])
 
 
 def unit_of(to_picture: np.ndarray) -> float:

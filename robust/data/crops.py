@@ -36,7 +36,7 @@ class CropSet:
     @classmethod
     def from_table(cls, table, size: int) -> CropSet:
         """From the rows of face shards (robust/data/shards.py), in their order."""
-        from robust.data.shards import decode_image
+        from robust.data.images import decode_image
 
         blobs = table.column("image").to_pylist()
         facts = dict(
@@ -60,7 +60,7 @@ class CropSet:
         """(size, size, 3) uint8."""
         if self.pixels is not None:
             return self.pixels[index]
-        from robust.data.shards import decode_image
+        from robust.data.images import decode_image
 
         return resize_one(decode_image(self.encoded[index]), self.size)
 

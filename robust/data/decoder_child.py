@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 
 from robust.data.decoded import DecodedVideo, FrameSink, unreadable
+from robust.data.decoder_protocol import BLOCK_BYTES, MESSAGE_BYTES
 from robust.data.video import read_frames
 
-MESSAGE_BYTES = 4096
-BLOCK_BYTES = 2**21
 BLOCKS = 8
 GRACE_S = 30  # a process whose parent was killed while it hung ends by itself this long after the limit
 
@@ -142,9 +141,11 @@ class RemoteFile:
         if number not in self.blocks:
             start = number * BLOCK_BYTES
             size = min(BLOCK_BYTES, self.size - start)
+            left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # waiting for the storage is not decoding
             _send(self.channel, kind="read", offset=start, size=size)
             if not self.channel.recv(MESSAGE_BYTES):
                 raise SystemExit  # the parent is gone
+            signal.setitimer(signal.ITIMER_REAL, left_s)
             self.blocks[number] = os.pread(self.window, size, 0)
             if len(self.blocks) > BLOCKS:
                 self.blocks.popitem(last=False)

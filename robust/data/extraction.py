@@ -7,7 +7,6 @@ machines; what passes between them are encoded crops wherever possible, because 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import Counter
 from datetime import datetime, timezone
 
@@ -19,13 +18,12 @@ from robust.data.appearance import embedded
 from robust.data.crop import crop_window, shrink
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.faces import Face, FaceDetector
+from robust.data.images import encode_image
 from robust.data.quality import BRIEF, REASONS, refusal, sharpness, yaw
 from robust.data.rows import VideoRow
-from robust.data.shards import encode_image
 from robust.data.tracking import Track, choose_subject, link_tracks
 from robust.data.video import WHOLE_BYTES, DecodedVideo, unreadable
-from robust.errors import UserError
-from robust.storage import MissingObject, open_input
+from robust.storage import MissingObject, explain_arrow, find_input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,42 +46,44 @@ def frames_wanted(row: VideoRow, config) -> int:
     return config.frames_test if row.split == "test" else config.frames_train
 
 
-def read_source(uri: str, storage_config) -> Source:
+def read_source(uri: str, storage_config, *, whole_bytes: int | None = None) -> Source:
     """Finds a video on disk, or fetches it from a bucket.
 
+    Args:
+        whole_bytes: a larger object is not fetched, but opened; None: WHOLE_BYTES.
     Raises:
-        MissingObject: it is not there.
+        MissingObject: it is not there, or no file.
         UserError: the bucket cannot be reached or refuses.
     """
-    filesystem, path = open_input(uri, storage_config)
-    info = filesystem.get_file_info(path)
+    filesystem, info = find_input(uri, storage_config)
     version = info.mtime.astimezone(timezone.utc).isoformat() if isinstance(info.mtime, datetime) else None
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        return Source(path, os.path.getsize(path), version)
-    if info.size > WHOLE_BYTES:  # its decoder visits it in any case, and asks for what it needs
-        return Source(filesystem.open_input_file(path), info.size, version)
-    with filesystem.open_input_stream(path) as stream:
-        content = stream.read()
+        return Source(info.path, info.size or 0, version)
+    if info.type != pyarrow.fs.FileType.File:
+        raise MissingObject(f"{uri} is no file")
+    with explain_arrow(uri, storage_config):
+        if info.size > (WHOLE_BYTES if whole_bytes is None else whole_bytes):
+            return Source(filesystem.open_input_file(info.path), info.size, version)
+        with filesystem.open_input_stream(info.path) as stream:
+            content = stream.read()
     return Source(content, len(content), version)
 
 
 def decode_source(
-    row: VideoRow, *, count: int, storage_config, limits: DecodeLimits = DecodeLimits()
+    row: VideoRow, *, count: int, storage_config, limits: DecodeLimits
 ) -> tuple[DecodedVideo, Source | None]:
     """The sampled frames of a video; whatever is wrong with the file, or it does to its decoder, is told with them.
 
     Raises:
-        UserError: storage cannot be reached: that says nothing about this video, and the job must not go on.
+        UserError: storage cannot be reached, or this machine lacks something: that says nothing about this video, and the
+            job must not go on.
     """
     try:
         source = read_source(row.uri, storage_config)
+        with explain_arrow(row.uri, storage_config):
+            return shared_decoder(limits).read_frames(source.content, count=count), source
     except MissingObject:
         return unreadable("the file does not exist"), None
-    try:
-        return shared_decoder(limits).read_frames(source.content, count=count), source
-    except OSError as error:
-        what = str(error).splitlines()[0][:300]
-        raise UserError(f"cannot read {row.uri}; check the storage and the network ({what}).") from error
 
 
 def extract_video(

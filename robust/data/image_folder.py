@@ -23,18 +23,10 @@ import pyarrow as pa
 from PIL import Image
 
 from robust.config import Config
+from robust.data.images import decode_image, encode_image
 from robust.data.layouts.matching import describe_missing, read_csv
 from robust.data.rows import FAKE, REAL, VideoRow, make_row
-from robust.data.shards import (
-    STATUS_SUFFIX,
-    decode_image,
-    delete_shard,
-    encode_image,
-    read_status,
-    shard_key,
-    status_key,
-    write_shard,
-)
+from robust.data.shards import STATUS_SUFFIX, delete_plan, read_status, shard_key, status_key, write_shard
 from robust.data.tree import FileTree
 from robust.errors import UserError
 
@@ -61,7 +53,7 @@ def import_images(storage, config: Config) -> pa.Table:
     people = _people(tree)
     kept = [_import_shard(storage, run, tree, part, people) for part in _parts(videos)]
     for shard in {key.removeprefix(f"{run}/faces/").removesuffix(STATUS_SUFFIX) for key in _status_keys(storage, run)} - set(kept):
-        delete_shard(storage, run, shard)
+        delete_plan(storage, run, shard)
     return read_status(storage, run)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from robust.data.blend_mask import face_mask, fit_face, soften, unit_of
 from robust.data.face_swap import mix, to_uint8
-from robust.data.jpeg import jpeg
+from robust.data.images import jpeg
 
 METHOD = "self_blend"
 """The name under which these fakes stand among the methods of a training set."""

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robust.data.rows import VideoRow
-from robust.data.shard_plan import FACTS, stale_rows
+from robust.data.shard_plan import stale_rows
 from robust.data.shards import (
+    CHECKED,
     FACE_SCHEMA,
+    FACTS,
     STATUS_SCHEMA,
-    STATUSES,
-    SUBJECT,
     Committed,
     content_hash,
+    disagreements,
     face_key,
     plan_of,
     status_key,
@@ -24,7 +25,6 @@ from robust.data.tree import FoundFile
 from robust.errors import UserError
 from robust.object_stores import MissingObject
 
-CHECKED = ("video_id", "frame_index", "track", "dataset", *FACTS)
 CHECKED_STATUS = ("video_id", "shard", "status", "frames_found", "dataset", *FACTS)
 EXAMPLES = 3
 
@@ -67,9 +67,8 @@ def _read(storage, key: str, columns: Sequence[str], schema: pa.Schema, *, shard
         there = file.schema_arrow  # in the footer, which has no checksum
         if changed := [field.name for field in there if field.name not in schema.names or field.type != schema.field(field.name).type]:
             raise _Wrong(f"{uri} has columns that no version writes: {', '.join(changed)}")
-        if not content:
-            file.read(use_threads=False)  # all pages, for their checksums
-        return file.read(columns=list(columns), use_threads=False)
+        # Without a hash all pages are read, for their checksums.
+        return file.read(columns=list(columns) if content else None, use_threads=False).select(list(columns))
     except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise _Wrong(f"{uri} is not a whole Parquet file ({str(error).splitlines()[0][:200]})") from None
 
@@ -79,31 +78,6 @@ def _only_shard(statuses: pa.Table, plan: str, uri: str) -> str:
     if len(shards) != 1 or plan_of(shards[0]) != plan:
         raise _Wrong(f"{uri} does not belong to its name: its rows are of {', '.join(shards) or 'no shard'}")
     return shards[0]
-
-
-def disagreements(crops: pa.Table, statuses: pa.Table) -> list[str]:
-    """What crops (columns CHECKED) and status rows of a shard say differently of a video."""
-    told = []
-    videos = {record["video_id"]: record for record in statuses.to_pylist()}
-    if len(videos) != len(statuses):
-        told.append("a video has two status rows")
-    found: dict[str, set[int]] = {}
-    for crop in crops.to_pylist():
-        video_id = crop["video_id"]
-        record = videos.get(video_id)
-        if record is None:
-            told.append(f"crops of {video_id}, which has no status row")
-            continue
-        if crop["track"] == SUBJECT:
-            found.setdefault(video_id, set()).add(crop["frame_index"])
-        told += [f"{video_id}: {name} is {crop[name]} in the crops, {record[name]} in the status table"
-                 for name in ("dataset", *FACTS) if crop[name] != record[name]]
-    for video_id, record in videos.items():
-        if record["status"] not in STATUSES:
-            told.append(f"{video_id}: unknown status {record['status']!r}")
-        if record["frames_found"] != (frames := len(found.get(video_id, ()))):
-            told.append(f"{video_id}: crops of {frames} frames, {record['frames_found']} in the status table")
-    return list(dict.fromkeys(told))
 
 
 def check_table(

@@ -17,11 +17,8 @@ from datetime import datetime
 import pyarrow as pa
 
 from robust.data.rows import VideoRow
-from robust.data.shards import shard_key
+from robust.data.shards import FACTS, shard_key
 from robust.data.tree import FoundFile
-
-FACTS = ("label", "method", "split", "identities")
-"""What a row says of a video that its crops carry too."""
 
 
 @dataclasses.dataclass(frozen=True)

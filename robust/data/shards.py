@@ -16,14 +16,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from robust.data.quality import REASONS
-from robust.errors import UserError
 from robust.object_stores import MissingObject
 
 SUBJECT = 0
@@ -33,6 +29,10 @@ STATUS_SUFFIX = ".status.parquet"
 FACES_SUFFIX = ".parquet"
 ROWS_OF_A_GROUP = 256
 READ_THREADS = 8
+FACTS = ("label", "method", "split", "identities")
+"""What a row says of a video that its crops carry too."""
+CHECKED = ("video_id", "frame_index", "track", "dataset", *FACTS)
+"""What `disagreements` looks at of a crop."""
 
 FACE_SCHEMA = pa.schema(
     [
@@ -80,43 +80,6 @@ STATUS_SCHEMA = pa.schema(
         ("fingerprint", pa.string()),  # of the extraction settings
     ]
 )
-
-
-# ---------------------------------------------------------------------------------------------------- images
-
-
-def encode_image(image: np.ndarray, *, image_format: str = "png", jpeg_quality: int = 95) -> bytes:
-    """Encodes (H, W, 3) uint8 RGB as png or webp (both lossless) or jpeg (4:4:4, quality 95 or more)."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"an image is (H, W, 3) uint8 and not empty, got {image.shape} {image.dtype}")
-    if image_format == "jpeg" and jpeg_quality < 95:
-        raise ValueError(f"jpeg_quality is {jpeg_quality}; crops keep fine traces only at 95 or more")
-    options = {
-        "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
-        "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # above 100 means lossless
-        "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality,
-                          cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]),
-    }
-    if image_format not in options:
-        raise ValueError(f"image_format is {image_format!r}, must be one of {', '.join(options)}")
-    extension, parameters = options[image_format]
-    encoded, buffer = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
-    if not encoded:
-        raise ValueError(f"an image of shape {image.shape} could not be encoded as {image_format}")
-    return buffer.tobytes()
-
-
-def decode_image(data: bytes) -> np.ndarray:
-    """Decodes a png, jpeg or webp to (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: the bytes are not such an image.
-    """
-    buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
-    if image is None:
-        raise ValueError(f"{len(buffer)} bytes are not an image that can be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 # ---------------------------------------------------------------------------------------------------- names
@@ -171,7 +134,7 @@ def write_shard(
     Returns:
         The name of the shard that is committed under the key, ours or an earlier one.
     Raises:
-        ValueError: crops of a video without a status row, or counts that disagree with the crops.
+        ValueError: crops and status rows contradict each other, see `disagreements`.
     """
     name, crops, table = encode_shard(key, faces, statuses)
     storage.write_bytes(face_key(run, name), crops)
@@ -203,7 +166,8 @@ def encode_shard(
     """
     faces = _as_table(faces, FACE_SCHEMA).sort_by([(name, "ascending") for name in ("video_id", "frame_index", "track")])
     statuses = _as_table(statuses, STATUS_SCHEMA).sort_by("video_id")
-    _require_consistent(faces, statuses, key)
+    if told := disagreements(faces.select(CHECKED), statuses):
+        raise ValueError(f"shard {key}: {told[0]}")
     crops = _parquet(faces)
     name = shard_name(key, crops)
     column = statuses.schema.get_field_index("shard")
@@ -211,14 +175,19 @@ def encode_shard(
     return name, crops, _parquet(statuses)
 
 
-def delete_shard(storage, run: str, shard: str) -> None:
-    """Takes a shard (by its or its plan's name) back: first the commit, then the crops."""
+def delete_plan(storage, run: str, plan: str) -> None:
+    """Takes back the shard that is committed under a plan, if one is."""
     try:
-        name = _name_in(storage, run, shard)
+        name = _name_in(storage, run, plan)
     except MissingObject:
         return
+    delete_shard(storage, run, name)
+
+
+def delete_shard(storage, run: str, shard: str) -> None:
+    """Takes a committed shard back by its name, as its status rows tell it: first the commit, then the crops."""
     storage.delete(status_key(run, shard))
-    storage.delete(face_key(run, name))
+    storage.delete(face_key(run, shard))
 
 
 def _name_in(storage, run: str, shard: str) -> str:
@@ -233,23 +202,29 @@ def _as_table(rows: Sequence[Mapping] | pa.Table, schema: pa.Schema) -> pa.Table
     return pa.Table.from_pylist(list(rows), schema=schema)
 
 
-def _require_consistent(faces: pa.Table, statuses: pa.Table, shard: str) -> None:
-    known = statuses.column("video_id").to_pylist()
-    if len(set(known)) != len(known):
-        raise ValueError(f"shard {shard}: a video has two status rows")
-    unknown = set(statuses.column("status").to_pylist()) - set(STATUSES)
-    if unknown:
-        raise ValueError(f"shard {shard}: unknown status {', '.join(map(repr, unknown))}")
-    frames: dict[str, set] = {video_id: set() for video_id in known}
-    columns = (faces.column(name).to_pylist() for name in ("video_id", "frame_index", "track"))
-    for video_id, index, track in zip(*columns):
-        if video_id not in frames:
-            raise ValueError(f"shard {shard}: crops of {video_id}, which has no status row")
-        if track == SUBJECT:
-            frames[video_id].add(index)
-    for video_id, found in zip(known, statuses.column("frames_found").to_pylist()):
-        if len(frames[video_id]) != found:
-            raise ValueError(f"shard {shard}: {video_id} has faces in {len(frames[video_id])} frames, not in {found}")
+def disagreements(crops: pa.Table, statuses: pa.Table) -> list[str]:
+    """What crops (columns CHECKED) and status rows of a shard say differently of a video, each as a sentence."""
+    told = []
+    videos = {record["video_id"]: record for record in statuses.to_pylist()}
+    if len(videos) != len(statuses):
+        told.append("a video has two status rows")
+    found: dict[str, set[int]] = {}
+    for crop in crops.to_pylist():
+        video_id = crop["video_id"]
+        record = videos.get(video_id)
+        if record is None:
+            told.append(f"crops of {video_id}, which has no status row")
+            continue
+        if crop["track"] == SUBJECT:
+            found.setdefault(video_id, set()).add(crop["frame_index"])
+        told += [f"{video_id}: {name} is {crop[name]} in the crops, {record[name]} in the status table"
+                 for name in ("dataset", *FACTS) if crop[name] != record[name]]
+    for video_id, record in videos.items():
+        if record["status"] not in STATUSES:
+            told.append(f"{video_id}: unknown status {record['status']!r}")
+        if record["frames_found"] != (frames := len(found.get(video_id, ()))):
+            told.append(f"{video_id}: crops of {frames} frames, {record['frames_found']} in the status table")
+    return list(dict.fromkeys(told))
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -338,96 +313,3 @@ def write_stale(storage, run: str, stale: Mapping[tuple[str, str], str]) -> None
         return
     rows = [[shard, video_id, reason] for (shard, video_id), reason in sorted(stale.items())]
     storage.write_json(stale_key(run), {"about": "status rows that no longer count: shard, video_id, why", "rows": rows})
-
-
-def videos_by_shard(status: pa.Table, *, split: str | None = None) -> dict[str, list[str]]:
-    """The shards that hold faces (of one split), by key in order, with the videos to read from each."""
-    shards: dict[str, list[str]] = {}
-    columns = (status.column(name).to_pylist() for name in ("shard", "video_id", "split", "frames_found"))
-    for shard, video_id, video_split, found in zip(*columns):
-        if found and split in (None, video_split):
-            shards.setdefault(shard, []).append(video_id)
-    return {shard: shards[shard] for shard in sorted(shards)}
-
-
-def read_faces(
-    storage,
-    run: str,
-    *,
-    split: str | None = None,
-    columns: Sequence[str] | None = None,
-    max_frames_per_video: int | None = None,
-    subject_only: bool = False,
-) -> pa.Table:
-    """The face crops of a run as one table, ordered by (video_id, frame_index, track).
-
-    Args:
-        split: only this one; shards without it are not opened, row groups without it not fetched.
-        columns: of FACE_SCHEMA, in this order; None: all.
-        max_frames_per_video: at most so many frames of each video, spread evenly over those with a face.
-        subject_only: of each video only the person whom it is about, where extract.people=all kept more.
-    Raises:
-        UserError: a shard that a status table names is gone.
-    """
-    wanted = list(FACE_SCHEMA.names if columns is None else columns)
-    unknown = [name for name in wanted if name not in FACE_SCHEMA.names]
-    if unknown:
-        raise ValueError(f"face shards have no columns {', '.join(unknown)}; they have {', '.join(FACE_SCHEMA.names)}")
-    shards = videos_by_shard(read_status(storage, run), split=split)
-    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
-
-    def read(item):
-        shard, video_ids = item
-        return read_shard(storage, run, shard, video_ids, columns=needed, max_frames_per_video=max_frames_per_video,
-                          subject_only=subject_only)
-
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        tables = list(pool.map(read, shards.items()))
-    empty = pa.schema([FACE_SCHEMA.field(name) for name in needed]).empty_table()
-    table = pa.concat_tables([empty, *tables])
-    order = pc.sort_indices(table.select(["video_id", "frame_index"]),
-                            sort_keys=[("video_id", "ascending"), ("frame_index", "ascending")])
-    return table.select(wanted).take(order)
-
-
-def read_shard(
-    storage,
-    run: str,
-    shard: str,
-    video_ids: Sequence[str],
-    *,
-    columns: Sequence[str] | None = None,
-    max_frames_per_video: int | None = None,
-    subject_only: bool = False,
-) -> pa.Table:
-    """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`)."""
-    wanted = list(FACE_SCHEMA.names if columns is None else columns)
-    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
-    filesystem, path = storage.arrow(face_key(run, shard))
-    chosen = pc.field("video_id").isin(list(video_ids))
-    if subject_only:
-        chosen &= pc.field("track") == SUBJECT
-    try:
-        table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False, filters=chosen)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"face shard {storage.uri(face_key(run, shard))} cannot be read ({error}); "
-            f"delete its status table {status_key(run, shard)} and run jobs.extract again"
-        ) from error
-    if max_frames_per_video is not None:
-        table = table.take(pa.array(_evenly(table, max_frames_per_video), pa.int64()))
-    return table.select(wanted)
-
-
-def _evenly(table: pa.Table, count: int) -> list[int]:
-    """Row numbers of at most `count` frames of each video, the centres of `count` equal parts of its frames."""
-    rows: dict[str, dict[int, list[int]]] = {}
-    pairs = zip(table.column("video_id").to_pylist(), table.column("frame_index").to_pylist())
-    for row, (video_id, frame) in enumerate(pairs):
-        rows.setdefault(video_id, {}).setdefault(frame, []).append(row)
-    kept = []
-    for frames in rows.values():
-        ordered = sorted(frames)
-        parts = min(count, len(ordered))
-        kept += [row for i in range(parts) for row in frames[ordered[(2 * i + 1) * len(ordered) // (2 * parts)]]]
-    return kept

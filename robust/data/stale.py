@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from robust.data.shards import (
     FACE_SCHEMA,
     FACES_SUFFIX,
+    READ_THREADS,
     STATUS_SUFFIX,
     Committed,
     delete_shard,
@@ -83,22 +85,28 @@ def remove_stale(storage, run: str) -> Removed:
     stale: dict[str, set[str]] = defaultdict(set)
     for shard, video_id in committed.stale:
         stale[shard].add(video_id)
-    rows = shards = rewritten = 0
-    for shard, videos in sorted(stale.items()):
-        statuses = committed.table.filter(pc.field("shard") == shard)
-        left = statuses.filter(~pc.field("video_id").isin(sorted(videos)))
+    shards = committed.table.column("shard").to_pylist()
+    there: dict[str, list[int]] = defaultdict(list)  # lacks those that a removal took which was killed before the list
+    for number, shard in enumerate(shards):
+        if shard in stale:
+            there[shard].append(number)
+
+    gone, rewritten, rows = [], [], 0
+    for shard, numbers in sorted(there.items()):  # one at a time: the crops of one may be a hundred megabytes
+        statuses = committed.table.take(pa.array(numbers, pa.int64()))
+        left = statuses.filter(~pc.field("video_id").isin(sorted(stale[shard])))
         rows += len(statuses) - len(left)
-        if len(statuses) == 0:  # by an earlier removal that was killed before it came to the list
-            continue
         if len(left) == 0:
-            delete_shard(storage, run, shard)
-            shards += 1
+            gone.append(shard)
         else:
-            replace_shard(storage, run, shard, _faces_of(storage, run, shard, left.column("video_id")), left)
-            rewritten += 1
-    if committed.stale:
-        write_stale(storage, run, {})
-    return Removed(rows, shards, rewritten, _remove_leftovers(storage, run))
+            rewritten.append(replace_shard(storage, run, shard, _faces_of(storage, run, shard, left.column("video_id")), left))
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(pool.map(lambda shard: delete_shard(storage, run, shard), gone))
+        if committed.stale:
+            write_stale(storage, run, {})
+        left_over = crops_without(({*shards} - there.keys()).union(rewritten), run, storage.list(f"{run}/faces"))
+        list(pool.map(storage.delete, left_over))
+    return Removed(rows, len(gone), len(rewritten), len(left_over))
 
 
 def _faces_of(storage, run: str, shard: str, video_ids: pa.ChunkedArray) -> pa.Table:
@@ -109,13 +117,10 @@ def _faces_of(storage, run: str, shard: str, video_ids: pa.ChunkedArray) -> pa.T
 
 def leftovers(committed: Committed, run: str) -> list[str]:
     """Keys of crops that no status table names."""
-    named = {face_key(run, shard) for shard in committed.table.column("shard").unique().to_pylist()}
-    return [key for key in committed.keys
-            if key.endswith(FACES_SUFFIX) and not key.endswith(STATUS_SUFFIX) and key not in named]
+    return crops_without(set(committed.table.column("shard").unique().to_pylist()), run, committed.keys)
 
 
-def _remove_leftovers(storage, run: str) -> int:
-    found = leftovers(read_committed(storage, run), run)
-    for key in found:
-        storage.delete(key)
-    return len(found)
+def crops_without(shards: set[str], run: str, keys: Iterable[str]) -> list[str]:
+    """Those of these keys that are crops of none of these shards."""
+    named = {face_key(run, shard) for shard in shards}
+    return [key for key in keys if key.endswith(FACES_SUFFIX) and not key.endswith(STATUS_SUFFIX) and key not in named]

@@ -22,8 +22,8 @@ MAX_GAP_SHARE = 0.34
 """A track that is lost for more than this share of the sampled frames is over."""
 
 MIN_LIKENESS = 0.5
-"""Correlation of two faces below which they are two people's, where faces have embeddings. In six clips (four men, one woman)
-the best of a face with the five sampled before it is 0.60 or more; of pairs of different people 77 % lie below 0.5."""
+"""Correlation of two faces below which they are two people's, where faces have embeddings; table (c) of benchmarks.faces counts
+the cuts between people that it finds, and the people whom it tears apart."""
 MEMORY = 5
 """A face is compared with so many last ones of a track and has to be like one of them: a head that turns stays itself."""
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from robust.data.decode_av import Facts, probe, read_all, read_by_seeking
+from robust.data.decode_av import Facts, probe, read_all
+from robust.data.decode_av_seek import read_by_seeking
 from robust.data.decode_decord import read_with_decord
 from robust.data.decoded import DecodedVideo, FrameSink, UnreadableVideo, uniform_indices, unreadable
 

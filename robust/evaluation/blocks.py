@@ -14,8 +14,9 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from robust.data.face_table import read_shard
+from robust.data.images import decode_image
 from robust.data.inputs import resize
-from robust.data.shards import decode_image, read_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell, block_hash
 from robust.evaluation.item import Item

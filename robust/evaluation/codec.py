@@ -20,8 +20,8 @@ from robust.attacks.checks import require_eval_mode
 from robust.data.crop import crop_face, crop_window, shrink
 from robust.data.faces import FaceDetector
 from robust.data.h264 import decode_h264, encode_h264
+from robust.data.images import jpeg
 from robust.data.inputs import resize, to_tensor
-from robust.data.jpeg import jpeg
 from robust.data.rows import VideoRow
 from robust.data.tracking import overlap
 from robust.evaluation.attack_block import Cell, logits, perturb

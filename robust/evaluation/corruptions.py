@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from robust.data.h264 import decode_h264, encode_h264
-from robust.data.jpeg import jpeg
+from robust.data.images import jpeg
 from robust.evaluation.item import Item
 
 REFERENCE_SIDE = 224

@@ -14,9 +14,10 @@ from robust.attacks.gates.preconditions import pixel_statistics
 from robust.config import Config, RecipeConfig, ValidationConfig
 from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
-from robust.data.shards import SUBJECT, read_faces
+from robust.data.shards import SUBJECT
 from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector, continue_from

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import extraction_again
 from benchmarks.extraction_again import CountingProxy
 from robust.data.tree import FileTree
 from robust.storage import Storage
@@ -22,3 +23,15 @@ def test_requests_of_both_clients_are_counted_and_passed_on(s3, s3_server, monke
         assert proxy.counts["LIST"] == 1
         assert len(FileTree.open(storage.uri("videos"), s3).files) == 3  # pyarrow
         assert proxy.counts["LIST"] > 1
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({}, ""), ({"seconds": 31}, "seconds: 31, more than 30"), ({"requests": {"LIST": 21}}, "LIST: 21, more than 20"),
+    ({"requests": {"LIST": 2, "HEAD video": 3}}, "3 requests on videos"),
+])
+def test_a_missed_bar_is_told_and_is_the_exit_code(changes, told, monkeypatch, capsys):
+    result = {"videos": 5, "shards": 1, "seconds": 2.0, "requests": {"LIST": 20, "GET run": 9}, "extracted_now": 0, **changes}
+    monkeypatch.setattr(extraction_again, "measure", lambda *_, **__: result)
+    assert extraction_again.main(["--videos", "5"]) == (1 if told else 0)
+    assert ("bar missed" in capsys.readouterr().out) == bool(told)
+    assert (extraction_again.missed(result) or [""])[0].startswith(told)

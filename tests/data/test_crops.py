@@ -7,7 +7,7 @@ import pytest
 from robust.data import crops as module
 from robust.data.crop import shrink
 from robust.data.crops import CropSet
-from robust.data.shards import encode_image
+from robust.data.images import encode_image
 
 
 @pytest.fixture

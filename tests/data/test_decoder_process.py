@@ -1,7 +1,12 @@
 """Decoding in a process that files may crash, hang or fill."""
 
 import os
+import resource
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -9,7 +14,9 @@ import numpy as np
 import pytest
 
 from robust.data import decoder_process
-from robust.data.decoder_process import NONSENSE, DecodeLimits, DecoderProcess, _Answer, _Ended
+from robust.data.decoder_child import RemoteFile
+from robust.data.decoder_process import DecodeLimits, DecoderProcess
+from robust.data.decoder_protocol import NONSENSE, Answer, Ended
 from robust.data.video import WHOLE_BYTES, read_frames
 from tests import clips
 
@@ -76,6 +83,20 @@ def test_what_is_no_file_is_unreadable(decoder, tmp_path):
     assert decoder.read_frames(tmp_path / "pipe", count=2).reason == "cannot be read: not a file"
 
 
+def test_a_machine_out_of_handles_is_not_the_videos_fault(decoder, tmp_path):
+    path, limits, free = tmp_path / "v.mp4", resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    path.write_bytes(clips.counting(3))
+    os.close(free)
+    for source in (path, path.read_bytes()):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                decoder.read_frames(source, count=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert decoder.read_frames(source, count=1).status == "ok"
+
+
 def test_a_crash_is_this_videos_alone_and_its_good_frames_are_kept(decoder, visited):
     whole, pid = decoder.read_frames(visited, count=10), decoder.pid
     at_once = decoder.read_frames(Pieces(visited, 0, lambda: os.kill(decoder.pid, signal.SIGSEGV)), count=10)
@@ -85,6 +106,26 @@ def test_a_crash_is_this_videos_alone_and_its_good_frames_are_kept(decoder, visi
     assert (later.status, later.reason) == ("partial", f"decoder crashed (signal 6); {good} frames are good")
     assert 2 <= good < 8 and np.array_equal(later.frames, whole.frames[:good])
     assert same(decoder.read_frames(visited, count=10), whole) and decoder.pid != pid
+
+
+def test_a_kill_from_outside_is_not_the_videos_fault_unless_it_comes_every_time(decoder, visited):
+    whole, killed = decoder.read_frames(visited, count=10), []
+
+    def kill(times):
+        if len(killed) < times:
+            killed.append(decoder.pid)
+            os.kill(decoder.pid, signal.SIGKILL)
+
+    assert same(decoder.read_frames(Pieces(visited, len(visited) // 2, lambda: kill(2)), count=10), whole)
+    assert len(set(killed)) == 2
+    again = decoder.read_frames(Pieces(visited, 0, lambda: kill(99)), count=10)
+    assert (again.status, again.reason) == ("unreadable", "decoder crashed (signal 9)") and len(killed) == 5
+
+
+def test_without_an_interpreter_the_job_fails_and_no_file_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    with pytest.raises(RuntimeError, match="cannot be started"):
+        DecoderProcess(DecodeLimits()).read_frames(clips.counting(3), count=1)
 
 
 def test_a_process_that_died_between_videos_is_replaced(decoder):
@@ -118,6 +159,57 @@ def test_a_hang_ends_with_the_time_limit(visited):
     waited = hasty.read_frames(Pieces(visited, len(visited) // 2, lambda: slow_storage(1.5)), count=10)
     assert waited.status == "ok"  # three seconds of waiting for the storage do not count
     hasty.close()
+
+
+def taken_over(limits: DecodeLimits, script: str) -> DecoderProcess:
+    """A decoder whose process does what a file made it do: `script`, with the channel as `c`, once it has its job."""
+    decoder = DecoderProcess(limits)
+    decoder._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    begin = f"import socket, time; c = socket.socket(fileno={theirs.fileno()}); c.send(b'{{\"kind\": \"ready\"}}'); c.recv(99)\n"
+    with theirs:
+        decoder._child = subprocess.Popen([sys.executable, "-c", begin + script], pass_fds=[theirs.fileno()])
+    return decoder
+
+
+def test_the_time_between_many_small_reads_counts():
+    asks = "while True:\n    time.sleep(0.025)\n    c.send(b'{\"kind\": \"read\", \"offset\": 0, \"size\": 1}')\n    c.recv(99)"
+    decoder, start = taken_over(DecodeLimits(timeout_s=0.5), asks), time.monotonic()
+    source = Pieces(bytes(10), 0, lambda: decoder.close() if time.monotonic() > start + 8 else None)
+    assert decoder.read_frames(source, count=1).reason == "decoding took longer than 0.5 s"
+    assert len(source.asked) < 30
+
+
+def test_one_that_asks_and_reads_no_answer_is_ended():
+    asks = "while True:\n    c.send(b'{\"kind\": \"read\", \"offset\": 0, \"size\": 1}')"
+    source = Pieces(bytes(10))
+    assert taken_over(DecodeLimits(timeout_s=60), asks).read_frames(source, count=1).reason == NONSENSE
+    assert len(source.asked) > 1
+
+
+def test_the_alarm_of_the_process_itself_waits_with_it_for_the_storage(tmp_path):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    window = os.open(tmp_path / "window", os.O_RDWR | os.O_CREAT)
+    os.write(window, b"piece")
+
+    def slow_storage():
+        ours.recv(4096)
+        time.sleep(0.4)
+        ours.send(b"{}")
+
+    rung, before = [], signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        storage = threading.Thread(target=slow_storage)
+        storage.start()
+        assert RemoteFile(theirs, window, 5).read() == b"piece" and not rung
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2  # it goes on where it was
+        storage.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+        for one in (ours, theirs):
+            one.close()
+        os.close(window)
 
 
 def test_memory_is_limited_and_more_of_it_helps(decoder):
@@ -179,11 +271,12 @@ def test_a_child_whose_parent_is_gone_ends(decoder):
     assert orphan._child.wait(10) == 0
 
 
-def test_a_storage_that_fails_is_not_the_videos_fault(decoder, visited):
+@pytest.mark.parametrize("kind", [OSError, ConnectionResetError])
+def test_a_storage_that_fails_is_not_the_videos_fault(kind, decoder, visited):
     def fail():
-        raise OSError("timeout")
+        raise kind("timeout")
 
-    with pytest.raises(OSError, match="timeout"):
+    with pytest.raises(kind, match="timeout"):
         decoder.read_frames(Pieces(visited, len(visited) // 2, fail), count=5)
     shorter = Pieces(visited)
     shorter.size = lambda: len(visited) + 5000
@@ -209,7 +302,7 @@ SIZE = b'{"kind": "size", "height": 10, "width": 10}'
     [b'{"kind": "read", "offset": -1, "size": 10}'], [b'{"kind": "read", "offset": 0, "size": 99999999}'],
 ], ids=lambda messages: messages[-1][:60].decode("latin-1"))
 def test_answers_that_cannot_be_true_are_not_believed(messages):
-    answer = _Answer(memory=-1, capacity=10_000, count=2)
-    with pytest.raises(_Ended, match=NONSENSE):
+    answer = Answer(memory=-1, capacity=10_000, count=2)
+    with pytest.raises(Ended, match=NONSENSE):
         for message in messages:
             answer.take(message)

@@ -11,12 +11,15 @@ from robust.config import ExtractConfig, FilterConfig, StorageConfig
 from robust.data import extraction
 from robust.data.crop import crop_face
 from robust.data.decoder_process import DecodeLimits, shared_decoder
-from robust.data.extraction import extract_video
+from robust.data.extraction import extract_video, read_source
 from robust.data.faces import Face
+from robust.data.images import decode_image
 from robust.data.rows import VideoRow
-from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA, decode_image
+from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA
 from robust.data.video import read_frames
 from robust.errors import UserError
+from robust.object_stores.s3_arrow import S3FileSystem
+from robust.storage import Storage
 from tests import clips
 
 CONFIG = ExtractConfig(frames_train=6, frames_test=4, max_crop=512)
@@ -123,15 +126,39 @@ def test_a_storage_that_cannot_be_reached_is_not_the_videos_fault(tmp_path, monk
     def refuse(*_):
         raise UserError("access denied")
 
-    monkeypatch.setattr(extraction, "open_input", refuse)
+    monkeypatch.setattr(extraction, "find_input", refuse)
     with pytest.raises(UserError, match="access denied"):
         run(tmp_path, clips.counting(5))
 
 
 @pytest.mark.parametrize("whole_bytes", [10**6, 1000], ids=["whole", "in pieces"])
-def test_a_video_in_a_bucket_gives_what_the_file_gives(tmp_path, s3, monkeypatch, whole_bytes):
-    from robust.storage import Storage
+def test_an_object_deleted_after_it_was_found_is_missing_and_one_refused_is_told(s3, monkeypatch, whole_bytes):
+    storage = Storage.from_config(s3)
+    storage.write_bytes("v.mp4", clips.counting(5))
+    find = extraction.find_input
+    monkeypatch.setattr(extraction, "WHOLE_BYTES", whole_bytes)
 
+    def found_then(change):
+        def found(uri, config):
+            filesystem, info = find(uri, config)
+            change()
+            return filesystem, info
+
+        return found
+
+    monkeypatch.setattr(extraction, "find_input", found_then(lambda: storage.delete("v.mp4")))
+    _, status = extract_video(row(storage.uri("v.mp4")), CONFIG, Corner(), storage_config=s3, fingerprint="f")
+    assert (status["status"], status["reason"]) == ("unreadable", "the file does not exist")
+
+    storage.write_bytes("v.mp4", clips.counting(5))
+    far = s3.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "max_attempts": 1, "connect_timeout_s": 1})
+    monkeypatch.setattr(extraction, "find_input", lambda uri, config: (S3FileSystem(far), find(uri, config)[1]))
+    with pytest.raises(UserError, match=r"cannot read s3://.*v.mp4; .* does not answer"):
+        read_source(storage.uri("v.mp4"), s3)
+
+
+@pytest.mark.parametrize("whole_bytes", [10**6, 1000], ids=["whole", "in pieces"])
+def test_a_video_in_a_bucket_gives_what_the_file_gives(tmp_path, s3, monkeypatch, whole_bytes):
     data = clips.noisy(20)
     storage = Storage.from_config(s3)
     storage.write_bytes("videos/v.mp4", data)
@@ -180,7 +207,8 @@ def test_everybody_is_kept_if_asked_each_with_a_number_and_the_subject_is_0(tmp_
 
 
 def test_several_people_of_a_video_share_its_split_and_a_reader_can_have_the_subject_alone(tmp_path, local_storage):
-    from robust.data.shards import read_faces, read_status, write_shard
+    from robust.data.face_table import read_faces
+    from robust.data.shards import read_status, write_shard
 
     everybody = changed(people="all")
     train, status = run(tmp_path, clips.noisy(30), Crowd(two_people), config=everybody, split="train")

@@ -8,7 +8,8 @@ from PIL import Image
 
 from robust.config_file import parse
 from robust.data import image_folder
-from robust.data.shards import decode_image, read_faces
+from robust.data.face_table import read_faces
+from robust.data.images import decode_image
 from robust.errors import UserError
 from robust.storage import Storage
 

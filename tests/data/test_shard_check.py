@@ -1,10 +1,12 @@
 """Every kind of damage to a shard or the table is found and named, and sound ones are not."""
 
+import pyarrow as pa
 import pytest
 
 from robust.data.rows import VideoRow
 from robust.data.shard_check import check_shard, check_table
 from robust.data.shards import (
+    STATUS_SCHEMA,
     encode_shard,
     face_key,
     plan_of,
@@ -60,9 +62,11 @@ def read_back(storage, key, data):
      ([face("d/m/0", 0, "train")], [status("d/m/0", 1, "train", identities=["d:x"])], "identities is")],
 )
 def test_crops_that_contradict_their_table_are_found(local_storage, faces, statuses, finding):
-    name, crops, table = encode_shard("d/0123456789abcdef", faces, statuses)
+    right = [status(one["video_id"], one["frames_found"], "train") for one in statuses]  # no writer writes the wrong ones
+    name, crops, _ = encode_shard("d/0123456789abcdef", faces, right)
     local_storage.write_bytes(face_key("run", name), crops)
-    local_storage.write_bytes(status_key("run", name), table)
+    wrong = pa.Table.from_pylist([{**one, "shard": name} for one in statuses], schema=STATUS_SCHEMA)
+    local_storage.write_table(status_key("run", name), wrong)
     (told,) = check_shard(local_storage, "run", plan_of(name))
     assert finding in told and "d/m/0" in told
 

@@ -6,19 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from robust.data import shards
-from robust.data.shards import (
-    FACE_SCHEMA,
-    STATUS_SCHEMA,
-    decode_image,
-    encode_image,
-    face_key,
-    read_faces,
-    read_status,
-    shard_key,
-    status_key,
-    videos_by_shard,
-    write_shard,
-)
+from robust.data.face_table import read_faces, videos_by_shard
+from robust.data.images import decode_image, encode_image
+from robust.data.shards import FACE_SCHEMA, STATUS_SCHEMA, face_key, read_status, shard_key, status_key, write_shard
 from robust.errors import UserError
 
 
@@ -150,7 +140,8 @@ def test_a_video_in_two_shards_counts_once(local_storage):
 def test_what_does_not_fit_together_is_refused(local_storage):
     for faces, statuses, message in [
         ([face("d/m/1", 0, "train")], [status("d/m/0", 1, "train")], "no status row"),
-        ([face("d/m/0", 0, "train")], [status("d/m/0", 2, "train")], "not in 2"),
+        ([face("d/m/0", 0, "train")], [status("d/m/0", 2, "train")], "crops of 1 frames, 2 in the status table"),
+        ([face("d/m/0", 0, "train")], [status("d/m/0", 1, "train", label=0)], "label is 1 in the crops, 0 in"),
         ([], [status("d/m/0", 0, "train")] * 2, "two status rows"),
         ([], [status("d/m/0", 0, "train", status="lost")], "unknown status"),
     ]:
@@ -185,7 +176,7 @@ def test_a_shard_is_taken_back_whole_and_only_once(local_storage):
     shard = write(local_storage, ["d/m/0", "d/m/1"])
     kept = write(local_storage, ["d/m/2"])
     for _ in range(2):
-        shards.delete_shard(local_storage, "run", shard)
+        shards.delete_plan(local_storage, "run", shards.plan_of(shard))
     assert set(read_status(local_storage, "run").column("shard").to_pylist()) == {kept}
     assert len(local_storage.list("run")) == 2
 

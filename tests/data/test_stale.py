@@ -2,7 +2,8 @@
 
 import pytest
 
-from robust.data.shards import face_key, plan_of, read_committed, read_faces, read_status, stale_key, status_key
+from robust.data.face_table import read_faces
+from robust.data.shards import face_key, plan_of, read_committed, read_status, stale_key, status_key
 from robust.data.stale import describe_stale, mark_stale, remove_stale
 from tests.data.test_shards import write
 
@@ -55,6 +56,15 @@ def test_removing_leaves_what_counts_and_nothing_else(storage):
     assert plan_of(shard) == plan_of(first) and shard != first
     assert sorted(committed.keys) == sorted([face_key("run", shard), status_key("run", shard)])
     assert remove_stale(storage, "run") == type(removed)(0, 0, 0, 0)
+
+
+def test_a_removal_reads_each_status_table_once(local_storage, shards, monkeypatch):
+    mark_stale(local_storage, "run", read_committed(local_storage, "run"), shards[2])
+    read, real = [], local_storage.read_bytes
+    monkeypatch.setattr(local_storage, "read_bytes", lambda key: read.append(key) or real(key))
+    remove_stale(local_storage, "run")
+    assert sorted(key for key in read if key.endswith(".status.parquet")) == sorted(
+        status_key("run", shard) for shard in shards[:2])
 
 
 class Killed(BaseException):

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
+from robust.data.images import encode_image
+from robust.data.shards import STATUS_SCHEMA, read_status, shard_key, write_shard
 from robust.errors import UserError
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import as_predictions, block_result, plan_blocks, read_block, result_name

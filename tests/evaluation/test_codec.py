@@ -9,9 +9,9 @@ from robust.config import ExtractConfig, StorageConfig
 from robust.data.crop import crop_face, crop_window, shrink
 from robust.data.extraction import extract_video
 from robust.data.faces import Face, build_detector
+from robust.data.images import decode_image
 from robust.data.inputs import to_input, to_tensor
 from robust.data.rows import VideoRow
-from robust.data.shards import decode_image
 from robust.data.video import read_frames
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.codec import LOSSLESS, Channel, CutOut, Footage, Sharing, attack_frame, score_again, share_video

@@ -12,9 +12,10 @@ from jobs import codec_tasks
 from robust.config_file import load_config, parse
 from robust.data.extraction import extract_video
 from robust.data.faces import build_detector
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import VideoRow
-from robust.data.shards import decode_image, shard_key, write_shard
+from robust.data.shards import shard_key, write_shard
 from robust.errors import ConfigError, UserError
 from robust.evaluation import attack_block
 from robust.models.checkpoint import save_checkpoint

@@ -7,8 +7,8 @@ from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of, write_cr
 
 import jobs.evaluate as job
 from jobs import block_tasks, corruption_tasks
+from robust.data.face_table import read_faces
 from robust.data.inputs import to_input
-from robust.data.shards import read_faces
 from robust.evaluation.corruptions import CLEAN, KINDS, Corruption, corrupt
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
@@ -65,7 +65,7 @@ def test_a_logit_is_the_models_of_the_corrupted_stored_crop(folder, by_hand):
     crops = {(row["video_id"], row["frame_index"]): row for row in read_faces(storage, RUN, split="test").to_pylist()}
     model, _ = load_checkpoint(storage, f"{RUN}/train/baseline")
     table = kept(storage).filter((pa.compute.field("model") == "baseline") & (pa.compute.field("severity") != 2))
-    from robust.data.shards import decode_image
+    from robust.data.images import decode_image
 
     checked = 0
     for row in table.to_pylist()[::7]:

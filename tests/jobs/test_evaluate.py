@@ -22,8 +22,9 @@ from robust.attacks.threat import Linf
 from robust.attacks.transfer import mi_fgsm
 from robust.config_file import parse
 from robust.config_identity import dump_yaml
+from robust.data.images import encode_image
 from robust.data.inputs import to_tensor
-from robust.data.shards import STATUS_SCHEMA, encode_image, read_status, shard_key, write_shard
+from robust.data.shards import STATUS_SCHEMA, read_status, shard_key, write_shard
 from robust.errors import UserError
 from robust.evaluation import attack_block, blocks
 from robust.evaluation.summary import without_timing

@@ -12,8 +12,9 @@ from test_evaluate import RUN, SIZE, config_of, one_by_one, summary_of, write_cr
 
 import jobs.evaluate as job
 from jobs import export_tasks
+from robust.data.face_table import read_faces
+from robust.data.images import decode_image
 from robust.data.inputs import resize
-from robust.data.shards import decode_image, read_faces
 from robust.evaluation.export import round_inside, some_of_each
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage

@@ -20,9 +20,10 @@ from jobs.run_folder import RunFolder
 from robust.config import ExtractConfig, StorageConfig
 from robust.config_file import parse
 from robust.config_identity import dump_yaml
+from robust.data.face_table import read_faces
 from robust.data.rows import VideoRow
 from robust.data.shard_plan import plan_shards
-from robust.data.shards import read_committed, read_faces, read_status
+from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.errors import UserError
 from robust.storage import Storage
@@ -353,6 +354,20 @@ def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set
     storage.delete(f"{key.partition('-')[0]}.status.parquet")
     extract(config, storage)
     assert storage.read_bytes(key) == data and extract_verify.verify(config, storage)["uncommitted"] == 0
+
+
+@pytest.mark.cluster
+def test_a_shard_that_ends_its_checker_is_told_and_the_others_are_checked(cluster, local_storage, monkeypatch):
+    def check(storage, run, plans):
+        if "d/deadly" in plans:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(plan, ["is wrong"] if plan == "d/3" else []) for plan in plans]
+
+    monkeypatch.setattr(extract_verify, "SHARDS_OF_A_TASK", 3)
+    monkeypatch.setattr(extract_verify, "RETRIES", 1)
+    wrong = extract_verify.check_shards(local_storage, "r", ["d/1", "d/deadly", "d/3", "d/4"], check=check)
+    assert list(wrong) == ["d/3", "d/deadly"] and wrong["d/3"] == ["is wrong"]
+    assert "d/deadly.status.parquet or its crops end the process that reads them" in wrong["d/deadly"][0]
 
 
 def test_the_pool_fits_the_cluster_or_says_what_does_not():

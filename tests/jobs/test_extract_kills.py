@@ -9,15 +9,17 @@ import random
 import signal
 import time
 import traceback
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.extraction_again import RecordedDetector
-from benchmarks.extraction_kills import objects
+from benchmarks.extraction_kills import Job, objects
 from cluster.s3_server import S3Server
 from jobs import extract as job
 from robust.config import StorageConfig
 from robust.config_file import parse
+from robust.data.decoder_process import DecodeLimits, DecoderProcess
 from robust.data.extraction import extract_video
 from robust.data.shards import read_committed, write_shard
 from robust.storage import Storage
@@ -130,3 +132,11 @@ def test_two_processes_at_once_write_what_one_writes(store, videos):
         children = [start(config_of(run, videos, where.uri)) for _ in range(count)]
         assert [ended(child, 300) for child in children] == [0] * count
     assert objects(storage, "three") == objects(storage, "one")
+
+
+def test_the_benchmark_finds_the_decoding_process_to_kill():
+    decoder, job = DecoderProcess(DecodeLimits()), object.__new__(Job)
+    job.process = SimpleNamespace(pid=os.getpid())
+    decoder.start()
+    assert decoder.pid in job.pids("decoder")
+    decoder.close()

@@ -7,8 +7,9 @@ from test_evaluate import RUN, SIZE, config_of, summary_of, write_crops, write_m
 
 import jobs.evaluate as job
 from jobs import block_tasks, smoothing_tasks
+from robust.data.face_table import read_faces
+from robust.data.images import decode_image
 from robust.data.inputs import to_input
-from robust.data.shards import decode_image, read_faces
 from robust.defenses.smoothing import Smoothing, certify, count_votes
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage

@@ -14,16 +14,10 @@ import jobs.evaluate as job
 from jobs import block_tasks, universal_tasks
 from robust.attacks.threat import Linf
 from robust.attacks.universal import fit_universal
+from robust.data.face_table import read_faces
+from robust.data.images import decode_image, encode_image
 from robust.data.inputs import to_input, to_tensor
-from robust.data.shards import (
-    STATUS_SCHEMA,
-    decode_image,
-    encode_image,
-    read_faces,
-    read_status,
-    shard_key,
-    write_shard,
-)
+from robust.data.shards import STATUS_SCHEMA, read_status, shard_key, write_shard
 from robust.errors import ConfigError, UserError
 from robust.evaluation.universal_table import SHUFFLED, UNIVERSAL, Pattern, to_bytes
 from robust.models.checkpoint import load_checkpoint

@@ -15,8 +15,10 @@ import jobs.evaluate as job
 from jobs import block_tasks, whole_video_tasks
 from robust.attacks.threat import Linf
 from robust.attacks.whole_video import whole_video
+from robust.data.face_table import read_faces
+from robust.data.images import decode_image
 from robust.data.inputs import to_input, to_tensor
-from robust.data.shards import decode_image, read_faces, read_status
+from robust.data.shards import read_status
 from robust.errors import ConfigError
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.whole_video_table import JOINT

@@ -1,0 +1,106 @@
+"""The face crops of a run as tables, for training, evaluation and benchmarks; shards as such are in robust/data/shards.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from robust.data.shards import FACE_SCHEMA, READ_THREADS, SUBJECT, face_key, read_status, status_key
+from robust.errors import UserError
+
+
+def videos_by_shard(status: pa.Table, *, split: str | None = None) -> dict[str, list[str]]:
+    """The shards that hold faces (of one split), by key in order, with the videos to read from each."""
+    shards: dict[str, list[str]] = {}
+    columns = (status.column(name).to_pylist() for name in ("shard", "video_id", "split", "frames_found"))
+    for shard, video_id, video_split, found in zip(*columns):
+        if found and split in (None, video_split):
+            shards.setdefault(shard, []).append(video_id)
+    return {shard: shards[shard] for shard in sorted(shards)}
+
+
+def read_faces(
+    storage,
+    run: str,
+    *,
+    split: str | None = None,
+    columns: Sequence[str] | None = None,
+    max_frames_per_video: int | None = None,
+    subject_only: bool = False,
+) -> pa.Table:
+    """The face crops of a run as one table, ordered by (video_id, frame_index, track).
+
+    Args:
+        split: only this one; shards without it are not opened, row groups without it not fetched.
+        columns: of FACE_SCHEMA, in this order; None: all.
+        max_frames_per_video: at most so many frames of each video, spread evenly over those with a face.
+        subject_only: of each video only the person whom it is about, where extract.people=all kept more.
+    Raises:
+        UserError: a shard that a status table names is gone.
+    """
+    wanted = list(FACE_SCHEMA.names if columns is None else columns)
+    unknown = [name for name in wanted if name not in FACE_SCHEMA.names]
+    if unknown:
+        raise ValueError(f"face shards have no columns {', '.join(unknown)}; they have {', '.join(FACE_SCHEMA.names)}")
+    shards = videos_by_shard(read_status(storage, run), split=split)
+    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
+
+    def read(item):
+        shard, video_ids = item
+        return read_shard(storage, run, shard, video_ids, columns=needed, max_frames_per_video=max_frames_per_video,
+                          subject_only=subject_only)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        tables = list(pool.map(read, shards.items()))
+    empty = pa.schema([FACE_SCHEMA.field(name) for name in needed]).empty_table()
+    table = pa.concat_tables([empty, *tables])
+    order = pc.sort_indices(table.select(["video_id", "frame_index"]),
+                            sort_keys=[("video_id", "ascending"), ("frame_index", "ascending")])
+    return table.select(wanted).take(order)
+
+
+def read_shard(
+    storage,
+    run: str,
+    shard: str,
+    video_ids: Sequence[str],
+    *,
+    columns: Sequence[str] | None = None,
+    max_frames_per_video: int | None = None,
+    subject_only: bool = False,
+) -> pa.Table:
+    """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`)."""
+    wanted = list(FACE_SCHEMA.names if columns is None else columns)
+    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
+    filesystem, path = storage.arrow(face_key(run, shard))
+    chosen = pc.field("video_id").isin(list(video_ids))
+    if subject_only:
+        chosen &= pc.field("track") == SUBJECT
+    try:
+        table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False, filters=chosen)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"face shard {storage.uri(face_key(run, shard))} cannot be read ({error}); "
+            f"delete its status table {status_key(run, shard)} and run jobs.extract again"
+        ) from error
+    if max_frames_per_video is not None:
+        table = table.take(pa.array(_evenly(table, max_frames_per_video), pa.int64()))
+    return table.select(wanted)
+
+
+def _evenly(table: pa.Table, count: int) -> list[int]:
+    """Row numbers of at most `count` frames of each video, the centres of `count` equal parts of its frames."""
+    rows: dict[str, dict[int, list[int]]] = {}
+    pairs = zip(table.column("video_id").to_pylist(), table.column("frame_index").to_pylist())
+    for row, (video_id, frame) in enumerate(pairs):
+        rows.setdefault(video_id, {}).setdefault(frame, []).append(row)
+    kept = []
+    for frames in rows.values():
+        ordered = sorted(frames)
+        parts = min(count, len(ordered))
+        kept += [row for i in range(parts) for row in frames[ordered[(2 * i + 1) * len(ordered) // (2 * parts)]]]
+    return kept
