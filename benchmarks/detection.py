@@ -200,6 +200,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--listed", type=int, help="plan and resume a made-up listing of so many videos instead")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     arguments = parser.parse_args(argv)
+    if not arguments.listed and arguments.videos <= OF_A_SHARD:
+        parser.error(f"--videos: {arguments.videos} is not more than {OF_A_SHARD}")
     with tempfile.TemporaryDirectory(prefix="detection-") as folder:
         if arguments.listed:
             result = planning(Path(folder), listed=arguments.listed)

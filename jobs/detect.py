@@ -22,7 +22,7 @@ from robust.config_identity import science
 from robust.contact_strip import contact_strip
 from robust.data.faces import build_detector
 from robust.data.tree import FileTree
-from robust.detection import VIDEO, Examiner, crop_differences, kind_of, thresholds_of
+from robust.detection import VERDICTS, VIDEO, Examiner, crop_differences, kind_of, thresholds_of
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD, load_checkpoint
 from robust.storage import MissingObject, Storage, find_input
@@ -159,12 +159,12 @@ def checkpoint_facts(card: dict) -> dict:
 
 def summary_of(verdicts: list[dict], inputs: Inputs, output: Storage) -> dict:
     counts = Counter(verdict["verdict"] for verdict in verdicts)
-    told = ", ".join(f"{counts[name]} {name}" for name in ("fake", "real", "undecided") if counts[name])
+    told = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     skipped = f", {len(inputs.skipped)} files skipped" if inputs.skipped else ""
     files = f"{len(verdicts)} file{'s' if len(verdicts) != 1 else ''}"
     return {
         "summary": f"{files}: {told}{skipped}. {output.uri('verdicts.json')}",
-        "counts": {name: counts[name] for name in ("fake", "real", "undecided")},
+        "counts": {name: counts[name] for name in VERDICTS},
     }
 
 

@@ -42,7 +42,7 @@ from robust.detection import VIDEO, crop_differences, thresholds_of
 from robust.detection_summary import counts_of, most_suspicious, table
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD
-from robust.storage import MissingObject, Storage, open_input
+from robust.storage import MissingObject, Storage, find_input
 from robust.verdict_shards import FACTS, SKIPPED, Comparison, compare, list_shards, read_verdicts, write_stale
 
 VIDEOS_OF_A_TASK = 64
@@ -68,6 +68,9 @@ def detect_many(config: Config, storage: Storage) -> dict:
     source = require_input(config)
     place, key = find_checkpoint(config, storage)
     card = read_card(place, key)
+    warnings = crop_differences(card, config.extract)
+    for warning in warnings:  # now, not after a million videos
+        print(f"warning: {warning}", flush=True)
     detection = with_fingerprint(Detection(
         root=source.uri().rstrip("/"), place=place, key=key, sha256=weights_sha256(place, key),
         thresholds=thresholds_of(card, config.detect.threshold), frames=config.detect.frames, extract=config.extract,
@@ -75,14 +78,15 @@ def detect_many(config: Config, storage: Storage) -> dict:
     folder = RunFolder(storage, config).key("detect_many", detection.settings)
     listing = list_input(config, source, storage)
     shards = list_shards(storage, folder)
+    known = set(shards)
     rows = read_verdicts(storage, folder, shards=shards, columns=FACTS)
     before = compare(listing.videos, rows)
     write_about(storage, folder, config, detection, card)
     storage.write_table(f"{folder}/{SKIPPED}", listing.skipped)
     write_stale(storage, folder, before.stale)
     if len(before.missing):
-        run_pipeline(before.missing, detection, set(shards), config, storage, folder)
-    added = [shard for shard in list_shards(storage, folder) if shard not in set(shards)]
+        run_pipeline(before.missing, detection, known, config, storage, folder)
+    added = [shard for shard in list_shards(storage, folder) if shard not in known]
     rows = pa.concat_tables([rows, read_verdicts(storage, folder, shards=added, columns=FACTS)])
     after = compare(listing.videos, rows, with_vanished=True)
     require_complete(after, storage, folder)
@@ -90,7 +94,7 @@ def detect_many(config: Config, storage: Storage) -> dict:
     result = {**result_of(after, listing, storage.uri(folder), judged=len(before.missing)),
               "checkpoint": {"uri": place.uri(key), **checkpoint_facts(card), "sha256": detection.sha256},
               "thresholds": {VIDEO: dataclasses.asdict(detection.thresholds[VIDEO])},
-              "warnings": crop_differences(card, config.extract)}
+              "warnings": warnings}
     storage.write_json(f"{folder}/result.json", result)
     return result
 
@@ -111,10 +115,10 @@ def require_input(config: Config) -> Storage:
             "detect.input: give a folder of videos or a bucket prefix, as in detect.input=s3://bucket/videos")
     source = Storage.from_config(config.storage.model_copy(update={"uri": uri}))
     try:
-        filesystem, path = open_input(uri, config.storage)
+        _, found = find_input(uri, config.storage)
     except MissingObject as error:
         raise UserError(f"detect.input: {error}") from None
-    if filesystem.get_file_info(path).is_file:
+    if found.is_file:
         raise UserError(f"detect.input: {uri} is one file; python -m jobs.detect judges it")
     return source
 

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,14 +11,22 @@ from pyarrow.fs import FileSelector, FileType
 from ray.tune import Checkpoint
 
 
-def checkpoint_folder(start: Checkpoint | None) -> Path | None:
-    """A local copy of the checkpoint that a trial starts from, None at its beginning.
+@contextmanager
+def checkpoint_folder(start: Checkpoint | None) -> Iterator[Path | None]:
+    """The checkpoint that a trial starts from as a local folder, of a bucket a copy that goes afterwards; None at its beginning.
 
     A trial keeps one checkpoint. If the search was killed between a newer one and its note of that, the one it knows is
     gone: then of the later ones the first is taken, which was complete before its predecessor was removed.
     """
-    if start is None:
-        return None
+    found = None if start is None else _first_left(start)
+    if found is None:
+        yield None
+        return
+    with found.as_directory() as folder:
+        yield Path(folder)
+
+
+def _first_left(start: Checkpoint) -> Checkpoint | None:
     if start.filesystem.get_file_info(start.path).type == FileType.NotFound:
         parent, name = start.path.rsplit("/", 1)
         listed = start.filesystem.get_file_info(FileSelector(parent, allow_not_found=True))
@@ -24,7 +34,7 @@ def checkpoint_folder(start: Checkpoint | None) -> Path | None:
         if not later:
             return None
         start = Checkpoint(later[0], start.filesystem)
-    return Path(start.to_directory())
+    return start
 
 
 @dataclass(frozen=True)

@@ -144,12 +144,11 @@ def trial(settings: dict, config: dict) -> None:
     network, weights = initial_detector(parsed, recipe, storage)
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
              "threshold_from_training_videos": crops.validates_on_training, "inputs": crops.input_statistics()}
-    start = checkpoint_folder(tune.get_checkpoint())
-    cost = StepCost.of(start)
     threat = parsed.tune.threat.model_copy(update={"every": 1})
     place = Place(0, 1, device, parsed.train.loader_threads)
     steps = telemetry.steps_of(parsed.run.name, telemetry.TRIALS, parsed.train.batch_size)
-    with telemetry.trial_watched(parsed.run.name, begins=start is None) as epoch_ended:
+    with checkpoint_folder(tune.get_checkpoint()) as start, telemetry.trial_watched(parsed.run.name, begins=start is None) as epoch_ended:
+        cost = StepCost.of(start)
         for training, figures, scores in run_epochs(parsed, recipe, threat, network, crops, place=place, resume=start, progress=steps):
             epoch_ended(figures)
             cost = cost.after(figures)

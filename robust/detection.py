@@ -32,6 +32,7 @@ Boxes = tuple[tuple[np.ndarray, ...], ...]
 """Of each frame, (4,) boxes x0, y0, x1, y1 in its pixels."""
 
 VIDEO, IMAGE = "video", "image"
+VERDICTS = ("fake", "real", "undecided")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 BATCH = 32
 MAX_IMAGE_BYTES = 8 * MAX_PIXELS

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from robust.data.shards import STATUSES
+from robust.detection import VERDICTS
 
-VERDICTS = ("fake", "real", "undecided")
 MOST_REASONS, MOST_SUSPICIOUS = 20, 20
 NUMBER = r"[0-9]+(\.[0-9]+)?"
 

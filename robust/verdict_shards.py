@@ -122,9 +122,9 @@ def read_verdicts(
         key = f"{folder}/{shard}{SUFFIX}"
         try:  # whole: some 100 KB in one request
             data = pa.BufferReader(storage.read_bytes(key))
-            return pq.read_table(data, columns=names, use_threads=False).cast(schema)
+            return pq.read_table(data, columns=names, use_threads=False, page_checksum_verification=True).cast(schema)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            why = str(error).splitlines()[0][:200]
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"{storage.uri(key)} is not a readable shard of verdicts ({why}); delete it and run "
                             "jobs.detect_many again") from error
 

@@ -60,7 +60,7 @@ def _why_not(path: str, size: int | None, own: str | None) -> str | None:
     if not is_video(path):
         return "not a video by its name"
     if size is None:
-        return "a link to nothing"
+        return "a link to nothing, or no file"
     return None if _is_utf8(path) else "its name is not UTF-8; rename it"
 
 

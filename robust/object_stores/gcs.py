@@ -84,19 +84,20 @@ class GcsObjects:
 
     def list_times(self, folder: str) -> dict[str, datetime]:
         """Every key below a folder and when it was written, by the server's clock."""
-        selector = pyarrow.fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
-        with self._explained("list", folder):
-            entries = self._files.get_file_info(selector)
-        return {entry.path[len(self.root) + 1 :]: entry.mtime for entry in entries if entry.is_file}
+        return {key: entry.mtime for key, entry in self._entries(folder)}
 
     def scan(self, folder: str) -> Iterator[list[Entry]]:
         """See Storage.scan; versions are times of change. pyarrow lists everything before it gives anything."""
+        entries = self._entries(folder)
+        for start in range(0, len(entries), SCAN_PAGE):
+            page = entries[start : start + SCAN_PAGE]
+            yield [(key, entry.size, entry.mtime and entry.mtime.isoformat()) for key, entry in page]
+
+    def _entries(self, folder: str) -> list[tuple[str, pyarrow.fs.FileInfo]]:
         selector = pyarrow.fs.FileSelector(self._path(folder), recursive=True, allow_not_found=True)
         with self._explained("list", folder):
-            entries = self._files.get_file_info(selector)
-        for start in range(0, len(entries), SCAN_PAGE):
-            yield [(entry.path[len(self.root) + 1 :], entry.size, entry.mtime and entry.mtime.isoformat())
-                   for entry in entries[start : start + SCAN_PAGE] if entry.is_file]
+            found = self._files.get_file_info(selector)
+        return [(entry.path[len(self.root) + 1 :], entry) for entry in found if entry.is_file]
 
     def delete(self, keys: list[str]) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,10 +98,12 @@ class LocalObjects:
 
 
 def _entry(folder: str, name: str, key: str) -> Entry:
-    """Of a link to nothing size and version are not known."""
+    """Of a link to nothing and of what is no file, which a reader could wait for without end, size and version are not known."""
     try:
         found = os.stat(os.path.join(folder, name))
     except OSError:
+        return key, None, None
+    if not stat.S_ISREG(found.st_mode):
         return key, None, None
     return key, found.st_size, datetime.fromtimestamp(found.st_mtime_ns / 1e9, timezone.utc).isoformat()
 

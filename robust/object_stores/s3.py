@@ -213,24 +213,23 @@ class S3Objects:
 
     def list_times(self, folder: str) -> dict[str, datetime]:
         """Every key below a folder and when it was written, by the server's clock; a thousand keys a request."""
-        top = self._name(folder).rstrip("/")
-        prefix = f"{top}/" if top else ""
-        skip = len(self.prefix) + 1 if self.prefix else 0
-        with self._explained(folder):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-            entries = [(entry["Key"], entry["LastModified"]) for page in pages for entry in page.get("Contents", [])]
-        return {name[skip:]: written for name, written in entries if not name.endswith("/")}
+        return {key: entry["LastModified"] for page in self._pages(folder) for key, entry in page}
 
     def scan(self, folder: str) -> Iterator[list[Entry]]:
         """See Storage.scan; versions are ETags."""
+        for page in self._pages(folder):
+            yield [(key, entry["Size"], entry.get("ETag", "").strip('"') or None) for key, entry in page]
+
+    def _pages(self, folder: str) -> Iterator[list[tuple[str, dict]]]:
+        """(key, what the server says of it), a page a request; folder markers of other tools are left out."""
         top = self._name(folder).rstrip("/")
         skip = len(self.prefix) + 1 if self.prefix else 0
         with self._explained(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=f"{top}/" if top else "", PaginationConfig={"PageSize": LIST_PAGE})
             for page in pages:
-                entries = (entry for entry in page.get("Contents", []) if not entry["Key"].endswith("/"))
-                yield [(entry["Key"][skip:], entry["Size"], entry.get("ETag", "").strip('"') or None) for entry in entries]
+                entries = page.get("Contents", [])
+                yield [(entry["Key"][skip:], entry) for entry in entries if not entry["Key"].endswith("/")]
 
     def delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), 1000):

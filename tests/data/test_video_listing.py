@@ -54,11 +54,13 @@ def test_links_are_followed_once_and_names_that_no_table_holds_are_told(tmp_path
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "deep" / "round").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "lost.mp4").symlink_to("nothing")
+    os.mkfifo(tmp_path / "in" / "pipe.mp4")
     with open(os.fsencode(tmp_path) + b"/in/\xff.mp4", "wb"):
         pass
     videos, skipped = listed(Storage.from_config(StorageConfig(uri=str(tmp_path / "in"))))
     assert [one["path"] for one in videos] == ["link/a.mp4"]
-    assert skipped == {"lost.mp4": "a link to nothing", "\\udcff.mp4": "its name is not UTF-8; rename it"}
+    nothing = "a link to nothing, or no file"
+    assert skipped == {"lost.mp4": nothing, "pipe.mp4": nothing, "\\udcff.mp4": "its name is not UTF-8; rename it"}
 
 
 def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def test_the_summary_counts_everything_that_was_found(setting):
     assert result["counts"] == {"fake": 5, "real": 0, "undecided": 2} and result["videos"] == result["judged_now"] == 7
     assert result["by_status"] == {"ok": 5, "partial": 0, "no_face": 1, "unreadable": 1}
     assert result["skipped"] == dict.fromkeys(
-        ("a link to nothing", "hidden, or left by an archive", "not a video by its name"), 1)
+        ("a link to nothing, or no file", "hidden, or left by an archive", "not a video by its name"), 1)
     skipped = storage.read_table(f"{folder_of(result, storage)}/skipped.parquet").to_pylist()
     assert [one["path"] for one in skipped] == [".hidden.mp4", "list.txt", "nowhere.mp4"]
     scores = [one["score"] for one in result["most_suspicious"]]
