@@ -10,6 +10,7 @@ other libraries (for balance), the other with the rest. The first is shown while
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ NO_TESTS = 5
 
 
 def main(options: list[str]) -> int:
+    # A shell starts what it runs in the background (`make test &`) with Ctrl-C ignored, and all its children inherit that: tests that press it would wait without end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if any(option == "-m" or not option.startswith("-") for option in options):
         return subprocess.run(pytest(options)).returncode
     if "--own-cluster" in options:
