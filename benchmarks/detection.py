@@ -128,7 +128,7 @@ def planning(folder: Path, *, listed: int) -> dict:
 
     videos = timed("listing, without the requests", lambda: sort_out(pages(listed))).videos
     missing = timed("comparing with nothing", lambda: compare(videos, no_rows())).missing
-    tasks = timed("planning", lambda: plan_tasks(missing, videos_per_shard=SHARD, videos_of_a_task=64, settings="s",
+    tasks = timed("planning", lambda: plan_tasks(missing, videos_per_shard=SHARD, most=64, settings="s",
                                                  taken=set()))
     planned, count = sum(len(task["plan"]) for task in tasks), len(tasks)
     del tasks

@@ -35,6 +35,7 @@ from jobs.detect_stages import (
 )
 from jobs.progress import Progress
 from jobs.run_folder import RunFolder
+from jobs.video_tasks import videos_of_a_task
 from robust.config import Config
 from robust.config_identity import science
 from robust.data.video_listing import Listing, sort_out
@@ -46,8 +47,7 @@ from robust.storage import MissingObject, Storage, find_input
 from robust.verdict_shards import FACTS, SKIPPED, Comparison, compare, list_shards, read_verdicts, write_stale
 
 VIDEOS_OF_A_TASK = 64
-"""At most so many, that a lost task costs minutes; fewer in small sets, so that every CPU has TASKS_OF_A_CPU."""
-TASKS_OF_A_CPU = 8
+"""At most so many; a lost task costs minutes."""
 OF_EXTRACTION_ALONE = ("frames_train", "frames_test", "videos_per_shard")
 """Settings of `extract` that decide nothing here."""
 
@@ -177,8 +177,8 @@ def run_pipeline(
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     actors = pool_of(config).size("detection", cpus=cpus, gpus=gpus)
-    most = min(VIDEOS_OF_A_TASK, int(len(missing) / (TASKS_OF_A_CPU * cpus)))
-    tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, videos_of_a_task=most,
+    most = videos_of_a_task(len(missing), cpus, limit=VIDEOS_OF_A_TASK)
+    tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, most=most,
                        settings=detection.settings, taken=taken)
     with data_context(), Progress("detect_many", total=len(missing), unit="videos",
                                   observe=telemetry.progress_of(config, "detect_many")) as progress:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from jobs import telemetry
 from jobs.extract_stages import decoded_of, frames_record, only_shard, with_frames
+from jobs.video_tasks import rows_of, tasks_of
 from robust.config import ExtractConfig, StorageConfig
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import Source, decode_source
@@ -70,39 +71,23 @@ def weights_sha256(place: Storage, key: str) -> str:
 
 
 def plan_tasks(
-    missing: pa.Table, *, videos_per_shard: int, videos_of_a_task: int, settings: str, taken: set[str]
+    missing: pa.Table, *, videos_per_shard: int, most: int, settings: str, taken: set[str]
 ) -> list[dict]:
-    """The videos in order, cut into shards and these into tasks: {"plan": compressed Arrow stream of TASK_SCHEMA}.
-
-    A whole number of tasks is a shard, so that cutting the stream into equal batches gives the shards again.
+    """The videos in order, cut into shards and these into tasks of TASK_SCHEMA (jobs/video_tasks.py).
 
     Args:
         missing: VIDEO_SCHEMA, sorted by path.
+        most: videos of a task.
         taken: names of shards that are there already.
     """
-    size = max(part for part in range(1, max(1, videos_of_a_task) + 1) if videos_per_shard % part == 0)
     tasks = []
     for start in range(0, len(missing), videos_per_shard):
         videos = missing.slice(start, videos_per_shard)
         shard = pa.repeat(plan_key(videos, settings, taken), len(videos))
         count = pa.repeat(pa.scalar(len(videos), pa.int32()), len(videos))
         table = pa.table([*videos.columns, shard, count], schema=TASK_SCHEMA)
-        tasks += [{"plan": _to_bytes(table.slice(first, size))} for first in range(0, len(table), size)]
+        tasks += tasks_of(table, videos_per_shard=videos_per_shard, most=most)
     return tasks
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _videos(tasks: pa.Table) -> Iterator[pa.Table]:
-    """One row of TASK_SCHEMA at a time."""
-    for data in tasks.column("plan"):
-        table = pa.ipc.open_stream(data.as_buffer()).read_all()
-        yield from (table.slice(number, 1) for number in range(len(table)))
 
 
 # ---------------------------------------------------------------------------------------------------- the work
@@ -116,7 +101,7 @@ class DecodeVideos:
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         cv2.setNumThreads(1)
-        for video in _videos(tasks):
+        for video in rows_of(tasks):
             yield with_frames(video, frames_record(*_decode(self.detection, video)))
 
 
@@ -154,7 +139,7 @@ class DecodeAndJudge(JudgeVideos):
         super().__init__(detection, device, threads)
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
-        for video in _videos(tasks):
+        for video in rows_of(tasks):
             yield self.judge(video, *_decode(self.detection, video))
 
 

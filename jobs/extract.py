@@ -24,8 +24,9 @@ from jobs import telemetry
 from jobs.actor_pool import Pool, data_context
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
-from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
+from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.progress import Progress
+from jobs.video_tasks import tasks_of, videos_of_a_task
 from robust.config import Config, ExtractConfig
 from robust.config_identity import fingerprint
 from robust.data.dataset import Dataset, load_dataset
@@ -37,8 +38,7 @@ from robust.errors import UserError
 from robust.storage import Storage
 
 VIDEOS_OF_A_TASK = 16
-"""At most so many, that a lost task costs little; fewer in small sets, so that every CPU has TASKS_OF_A_CPU."""
-TASKS_OF_A_CPU = 8
+"""At most so many."""
 STALE = "extraction"
 """Under this name the result's problems tell what is stale."""
 
@@ -103,7 +103,7 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     actors = detector_actors(config.extract, cpus=cpus, gpus=gpus)
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
-    most = min(VIDEOS_OF_A_TASK, int(total / (TASKS_OF_A_CPU * cpus)))
+    most = videos_of_a_task(total, cpus, limit=VIDEOS_OF_A_TASK)
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
     with data_context(), Progress("extract", total=total, unit="videos",
                                   observe=telemetry.progress_of(config, "extract")) as progress:

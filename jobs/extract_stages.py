@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import telemetry
+from jobs.video_tasks import rows_of
 from robust.config import ExtractConfig, StorageConfig
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import Source, decode_source, faces_of, frames_wanted
@@ -66,29 +67,6 @@ def plan_table(plans: Sequence[ShardPlan], config: ExtractConfig) -> pa.Table:
     return pa.concat_tables(tables).cast(PLAN_SCHEMA).combine_chunks()
 
 
-def tasks_of(table: pa.Table, *, videos_per_shard: int, most: int) -> list[dict]:
-    """Equal parts of the plan, {"plan": Arrow stream}: at most `most` videos, and a whole number of parts is a shard.
-
-    The parts travel as bytes, so that nothing has to guess the types of columns that are empty in some part.
-    """
-    size = max(divisor for divisor in range(1, max(1, most) + 1) if videos_per_shard % divisor == 0)
-    return [{"plan": _to_bytes(table.slice(start, size))} for start in range(0, len(table), size)]
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _plans(tasks: pa.Table) -> Iterator[pa.Table]:
-    """One row of PLAN_SCHEMA at a time."""
-    for data in tasks.column("plan"):
-        table = pa.ipc.open_stream(data.as_buffer()).read_all()
-        yield from (table.slice(number, 1) for number in range(len(table)))
-
-
 def _blank_rows(count: int) -> pa.Table:
     blank = {"video_id": "", "uri": "", "label": 0, "dataset": "", "method": "", "identities": [], "split": None}
     return pa.Table.from_pylist([blank] * count, schema=ROW_SCHEMA)
@@ -110,7 +88,7 @@ class Decode:
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         cv2.setNumThreads(1)
-        for plan in _plans(tasks):
+        for plan in rows_of(tasks):
             yield with_frames(plan, self.decode(_row(plan)))
 
     def decode(self, row: VideoRow | None) -> dict:
@@ -205,7 +183,7 @@ class DecodeAndDetect(Detect):
         self.storage_config = storage_config
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
-        for plan in _plans(tasks):
+        for plan in rows_of(tasks):
             row, decoded, source = _row(plan), None, None
             if row is not None:
                 count = frames_wanted(row, self.config)

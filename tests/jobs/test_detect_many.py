@@ -40,7 +40,7 @@ def in_process(monkeypatch):
         judged.append(missing["path"].to_pylist())
         size = config.detect.videos_per_shard
         stage, write = DecodeAndJudge(detection, "cpu", 1), WriteVerdicts(storage, folder, config.run.name)
-        tasks = plan_tasks(missing, videos_per_shard=size, videos_of_a_task=size, settings=detection.settings,
+        tasks = plan_tasks(missing, videos_per_shard=size, most=size, settings=detection.settings,
                            taken=taken)
         for task in batches(tasks):
             write(pa.concat_tables(stage(task)))
@@ -229,7 +229,7 @@ def test_decoding_apart_from_judging_gives_the_same_rows(setting, videos, local_
     detection = job.with_fingerprint(job.Detection(
         str(videos), place, key, job.weights_sha256(place, key), job.thresholds_of(card, None), 3, config.extract,
         config.storage, ""), card)
-    tasks = batches(plan_tasks(listing.videos, videos_per_shard=4, videos_of_a_task=3, settings="s", taken=set()))
+    tasks = batches(plan_tasks(listing.videos, videos_per_shard=4, most=3, settings="s", taken=set()))
     assert len(tasks) == 4  # 2 videos a task: 3 would not divide a shard of 4
     judge = JudgeVideos(detection, "cpu", 1)
     apart = [row for task in tasks for video in DecodeVideos(detection)(task) for row in judge(video)]

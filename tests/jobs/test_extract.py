@@ -15,8 +15,9 @@ from cluster.local import LocalCluster
 from jobs import extract as job
 from jobs import extract_verify
 from jobs.extract import detector_actors, extract, extract_and_remove_stale
-from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, tasks_of
+from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.run_folder import RunFolder
+from jobs.video_tasks import tasks_of
 from robust.config import ExtractConfig, StorageConfig
 from robust.config_file import parse
 from robust.config_identity import dump_yaml
