@@ -20,8 +20,9 @@ NO_TESTS = 5
 
 
 def main(options: list[str]) -> int:
-    # A shell starts what it runs in the background (`make test &`) with Ctrl-C ignored, and all its children inherit that: tests that press it would wait without end.
+    # `make test &` in a script starts with Ctrl-C ignored, `nohup make test` with SIGHUP, and all children inherit that: tests that send them would wait without end.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if any(option == "-m" or not option.startswith("-") for option in options):
         return subprocess.run(pytest(options)).returncode
     if "--own-cluster" in options:
