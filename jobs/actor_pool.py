@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ray.data
 
@@ -47,6 +47,28 @@ class Pool:
                 f"{what} with {self.key}={actors} needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, the cluster has "
                 f"{cpus:g} and {gpus:g}; lower {self.key}, {self.lower}, or join a larger cluster")
         return actors
+
+
+    @property
+    def threads(self) -> int:
+        """Computing threads of one actor."""
+        return max(1, int(self.cpus))
+
+    def work(self, videos: ray.data.Dataset, actors: int, *, whole: tuple[type, tuple], decode: Callable,
+             rest: tuple[type, tuple]) -> ray.data.Dataset:
+        """Streams videos through so many actors. On CPUs each does the whole; on GPUs tasks decode, and actors do the rest.
+
+        Args:
+            whole, rest: class of the actors and what it is made with.
+            decode: a function of one batch.
+        """
+        arrow = dict(batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+        kind, arguments = rest if self.gpus else whole
+        room = dict(num_cpus=self.cpus, num_gpus=self.gpus) if self.gpus else dict(num_cpus=self.cpus * (1 - WRITE_CPUS))
+        if self.gpus:
+            videos = videos.map_batches(decode, num_cpus=self.decode_cpus, **arrow)
+        return videos.map_batches(kind, fn_constructor_args=arguments, **room, **arrow,
+                                  compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2))
 
 
 @contextlib.contextmanager

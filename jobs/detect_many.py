@@ -176,7 +176,8 @@ def run_pipeline(
     detect, run = config.detect, config.run.name
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    actors = pool_of(config).size("detection", cpus=cpus, gpus=gpus)
+    pool = pool_of(config)
+    actors = pool.size("detection", cpus=cpus, gpus=gpus)
     most = videos_of_a_task(len(missing), cpus, limit=VIDEOS_OF_A_TASK)
     tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, most=most,
                        settings=detection.settings, taken=taken)
@@ -184,7 +185,9 @@ def run_pipeline(
                                   observe=telemetry.progress_of(config, "detect_many")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
         del tasks  # they are in Ray's object store now
-        judged = _judged(videos, detection, config, actors)
+        judged = pool.work(videos, actors, decode=DecodeVideos(detection),
+                           whole=(DecodeAndJudge, (detection, "cpu", pool.threads)),
+                           rest=(JudgeVideos, (detection, "cuda", pool.threads)))
         written = judged.map_batches(WriteVerdicts(storage, folder, run), batch_size=detect.videos_per_shard,
                                      batch_format="pyarrow", zero_copy_batch=True, num_cpus=WRITE_CPUS)
         fakes = 0
@@ -197,19 +200,6 @@ def pool_of(config: Config) -> Pool:
     detect = config.detect
     return Pool("detect.actors", "detect.actor_cpus, detect.actor_gpus or extract.decode_cpus", detect.actors,
                 detect.actor_cpus, detect.actor_gpus, config.extract.decode_cpus)
-
-
-def _judged(videos: ray.data.Dataset, detection: Detection, config: Config, actors: int) -> ray.data.Dataset:
-    detect = config.detect
-    arrow = dict(batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    pool = ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2)
-    threads = max(1, int(detect.actor_cpus))
-    if detect.actor_gpus == 0:
-        return videos.map_batches(DecodeAndJudge, fn_constructor_args=(detection, "cpu", threads),
-                                  num_cpus=detect.actor_cpus * (1 - WRITE_CPUS), compute=pool, **arrow)
-    decoded = videos.map_batches(DecodeVideos(detection), num_cpus=config.extract.decode_cpus, **arrow)
-    return decoded.map_batches(JudgeVideos, fn_constructor_args=(detection, "cuda", threads),
-                               num_cpus=detect.actor_cpus, num_gpus=detect.actor_gpus, compute=pool, **arrow)
 
 
 # ---------------------------------------------------------------------------------------------------- the result

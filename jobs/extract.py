@@ -101,14 +101,17 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     """Streams the planned videos through the cluster; only status rows come back, the crops are in storage."""
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    actors = detector_actors(config.extract, cpus=cpus, gpus=gpus)
+    pool = pool_of(config.extract)
+    actors = pool.size("extraction", cpus=cpus, gpus=gpus)
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
     most = videos_of_a_task(total, cpus, limit=VIDEOS_OF_A_TASK)
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
     with data_context(), Progress("extract", total=total, unit="videos",
                                   observe=telemetry.progress_of(config, "extract")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-        crops = _crops(videos, config, settings, actors)
+        crops = pool.work(videos, actors, decode=Decode(config.extract, config.storage),
+                          whole=(DecodeAndDetect, (config.extract, config.storage, settings, pool.threads)),
+                          rest=(Detect, (config.extract, settings, pool.threads)))
         written = crops.map_batches(Write(storage, config.run.name), batch_size=per_shard, batch_format="pyarrow",
                                     zero_copy_batch=True, num_cpus=WRITE_CPUS)
         faces = 0
@@ -119,30 +122,10 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
             progress.advance(len(statuses), note=f"{faces} faces")
 
 
-def _crops(videos: ray.data.Dataset, config: Config, settings: str, actors: int) -> ray.data.Dataset:
-    extract = config.extract
-    arrow = dict(batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-    pool = ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2)
-    threads = max(1, int(extract.detect_cpus))
-    if extract.detect_gpus == 0:
-        return videos.map_batches(
-            DecodeAndDetect, fn_constructor_args=(extract, config.storage, settings, threads),
-            num_cpus=extract.detect_cpus * (1 - WRITE_CPUS), compute=pool, **arrow)
-    decoded = videos.map_batches(Decode(extract, config.storage), num_cpus=extract.decode_cpus, **arrow)
-    return decoded.map_batches(
-        Detect, fn_constructor_args=(extract, settings, threads),
-        num_cpus=extract.detect_cpus, num_gpus=extract.detect_gpus, compute=pool, **arrow)
-
-
-def detector_actors(extract: ExtractConfig, *, cpus: float, gpus: float) -> int:
-    """Actors that detect faces: as configured, or as many as the cluster has room for.
-
-    Raises:
-        UserError: the cluster has less than they need.
-    """
-    pool = Pool("extract.detect_actors", "detect_cpus, detect_gpus or decode_cpus", extract.detect_actors, extract.detect_cpus,
+def pool_of(extract: ExtractConfig) -> Pool:
+    """Actors that detect faces."""
+    return Pool("extract.detect_actors", "detect_cpus, detect_gpus or decode_cpus", extract.detect_actors, extract.detect_cpus,
                 extract.detect_gpus, extract.decode_cpus)
-    return pool.size("extraction", cpus=cpus, gpus=gpus)
 
 
 # ---------------------------------------------------------------------------------------------------- the result

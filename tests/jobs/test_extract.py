@@ -14,7 +14,8 @@ import ray
 from cluster.local import LocalCluster
 from jobs import extract as job
 from jobs import extract_verify
-from jobs.extract import detector_actors, extract, extract_and_remove_stale
+from jobs.actor_pool import Pool
+from jobs.extract import extract, extract_and_remove_stale, pool_of
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.run_folder import RunFolder
 from jobs.video_tasks import tasks_of
@@ -121,17 +122,17 @@ def test_what_is_missing_is_done_anew_and_comes_out_the_same(cluster, videos, tm
         storage.delete(key)
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(job, "_crops", separate_stages)
+        patch.setattr(Pool, "work", separate_stages)
         result = extract(config, storage)
     assert 1 <= result["extracted_now"] <= 8
     assert objects(storage) == whole
 
 
-def separate_stages(videos, config, settings, actors):
+def separate_stages(pool, videos, actors, *, whole, decode, rest):
     options = dict(batch_size=None, batch_format="pyarrow", num_cpus=0.5)
-    decoded = videos.map_batches(Decode(config.extract, config.storage), **options)
-    return decoded.map_batches(Detect, fn_constructor_args=(config.extract, settings),
-                               compute=ray.data.ActorPoolStrategy(size=1), **options)
+    kind, arguments = rest
+    return videos.map_batches(decode, **options).map_batches(
+        kind, fn_constructor_args=arguments, compute=ray.data.ActorPoolStrategy(size=1), **options)
 
 
 @pytest.mark.cluster
@@ -372,12 +373,12 @@ def test_a_shard_that_ends_its_checker_is_told_and_the_others_are_checked(cluste
 
 
 def test_the_pool_fits_the_cluster_or_says_what_does_not():
-    assert detector_actors(ExtractConfig(detect_actors=3), cpus=4, gpus=0) == 3
-    assert detector_actors(ExtractConfig(detect_gpus=0.5, detect_actors=2), cpus=8, gpus=1) == 2
+    assert pool_of(ExtractConfig(detect_actors=3)).size("extraction", cpus=4, gpus=0) == 3
+    assert pool_of(ExtractConfig(detect_gpus=0.5, detect_actors=2)).size("extraction", cpus=8, gpus=1) == 2
     for settings, cpus, gpus in [({"detect_actors": 5}, 4, 0), ({"detect_gpus": 1, "detect_actors": 2}, 8, 1),
                                  ({"detect_gpus": 1}, 1, 1), ({"detect_gpus": 1}, 8, 0)]:
         with pytest.raises(UserError, match="extract.detect_actors"):
-            detector_actors(ExtractConfig(**settings), cpus=cpus, gpus=gpus)
+            pool_of(ExtractConfig(**settings)).size("extraction", cpus=cpus, gpus=gpus)
 
 
 def test_the_demo_data_is_made_first_where_the_config_asks_for_it(tmp_path, monkeypatch):
