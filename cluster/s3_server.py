@@ -26,6 +26,7 @@ from cluster.tied_process import end, tied
 from robust.errors import UserError
 
 PORT_TRIES = 5
+TOLD_AFTER_S = 5.0
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through a proxy to 127.0.0.1
 OTHERS = ("AWS_PROFILE", "AWS_SESSION_TOKEN")
 """Variables with which a client would use other keys than those of a server's `environment`."""
@@ -225,7 +226,8 @@ def _lock(folder: Path, wait_s: float):
     Raises: UserError: another process holds it for longer than wait_s.
     """
     lock = open(folder / "lock", "w")
-    deadline = time.monotonic() + wait_s
+    began, told = time.monotonic(), False
+    deadline = began + wait_s
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,6 +237,9 @@ def _lock(folder: Path, wait_s: float):
                 lock.close()
                 raise UserError(f"another job runs the S3 server of {folder}: wait for it, stop it, or choose another "
                                 "cluster.outputs.") from None
+            if not told and time.monotonic() > began + TOLD_AFTER_S:
+                told = True
+                print(f"another job runs the S3 server of {folder}: waiting {wait_s:g} s for its end", file=sys.stderr, flush=True)
             time.sleep(0.1)
 
 

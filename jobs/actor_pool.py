@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import ray.data
 
-from cluster.demands import WRITE_CPUS
+from cluster.demands import WRITE_CPUS, Demand, room
 from robust.errors import UserError
 
 
@@ -31,23 +31,24 @@ class Pool:
     gpus: float
     decode_cpus: float
 
-    def size(self, what: str, *, cpus: float, gpus: float) -> int:
-        """Actors in a cluster of so many CPUs and GPUs. Args: what: needs them, for the message.
+    def size(self, what: str, nodes: Sequence[tuple[float, float]]) -> int:
+        """How many actors a cluster gets.
 
+        Args:
+            what: needs them, for the message.
+            nodes: (CPUs, GPUs) of each.
         Raises:
-            UserError: the cluster has less than they need: Ray would wait for it without end.
+            UserError: they do not fit: Ray would wait for room without end.
         """
-        on_gpu = self.gpus > 0
-        room = int(gpus // self.gpus) if on_gpu else int(cpus // self.cpus)
-        actors = self.actors or max(room, 1)
-        needed_cpus = actors * self.cpus + (self.decode_cpus + WRITE_CPUS if on_gpu else 0)
-        needed_gpus = actors * self.gpus
-        if needed_cpus > cpus or needed_gpus > gpus:
+        beside = (self.decode_cpus, WRITE_CPUS) if self.gpus else ()  # on CPUs the actors themselves leave room for writing
+        demand = Demand(self.key, what, self.actors or 1, self.cpus, self.gpus, beside)
+        fit = room(nodes, demand)
+        if fit < demand.workers:
+            there = ", ".join(f"{cpus:g} CPU and {gpus:g} GPU" for cpus, gpus in nodes)
             raise UserError(
-                f"{what} with {self.key}={actors} needs {needed_cpus:g} CPUs and {needed_gpus:g} GPUs, the cluster has "
-                f"{cpus:g} and {gpus:g}; lower {self.key}, {self.lower}, or join a larger cluster")
-        return actors
-
+                f"{what} with {self.key}={demand.workers} needs {demand}, of which the cluster's nodes ({there}) take {fit}; "
+                f"lower {self.key}, {self.lower}, or join a larger cluster")
+        return self.actors or fit
 
     @property
     def threads(self) -> int:
@@ -64,11 +65,17 @@ class Pool:
         """
         arrow = dict(batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
         kind, arguments = rest if self.gpus else whole
-        room = dict(num_cpus=self.cpus, num_gpus=self.gpus) if self.gpus else dict(num_cpus=self.cpus * (1 - WRITE_CPUS))
+        share = dict(num_cpus=self.cpus, num_gpus=self.gpus) if self.gpus else dict(num_cpus=self.cpus * (1 - WRITE_CPUS))
         if self.gpus:
             videos = videos.map_batches(decode, num_cpus=self.decode_cpus, **arrow)
-        return videos.map_batches(kind, fn_constructor_args=arguments, **room, **arrow,
+        return videos.map_batches(kind, fn_constructor_args=arguments, **share, **arrow,
                                   compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2))
+
+
+def living_nodes() -> list[tuple[float, float]]:
+    """(CPUs, GPUs) of each node of the cluster."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(one.get("CPU", 0), one.get("GPU", 0)) for one in resources]
 
 
 @contextlib.contextmanager

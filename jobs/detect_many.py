@@ -21,7 +21,7 @@ import ray.data
 
 from cluster.demands import WRITE_CPUS
 from jobs import telemetry
-from jobs.actor_pool import Pool, data_context
+from jobs.actor_pool import Pool, data_context, living_nodes
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
 from jobs.detect_stages import (
@@ -84,13 +84,14 @@ def detect_many(config: Config, storage: Storage) -> dict:
     write_about(storage, folder, config, detection, card)
     storage.write_table(f"{folder}/{SKIPPED}", listing.skipped)
     write_stale(storage, folder, before.stale)
+    after = before
     if len(before.missing):
         run_pipeline(before.missing, detection, known, config, storage, folder)
-    added = [shard for shard in list_shards(storage, folder) if shard not in known]
-    rows = pa.concat_tables([rows, read_verdicts(storage, folder, shards=added, columns=FACTS)])
-    after = compare(listing.videos, rows, with_vanished=True)
-    require_complete(after, storage, folder)
-    write_stale(storage, folder, after.stale)
+        added = [shard for shard in list_shards(storage, folder) if shard not in known]
+        rows = pa.concat_tables([rows, read_verdicts(storage, folder, shards=added, columns=FACTS)])
+        after = compare(listing.videos, rows, with_vanished=True)
+        require_complete(after, storage, folder)
+        write_stale(storage, folder, after.stale)
     result = {**result_of(after, listing, storage.uri(folder), judged=len(before.missing)),
               "checkpoint": {"uri": place.uri(key), **checkpoint_facts(card), "sha256": detection.sha256},
               "thresholds": {VIDEO: dataclasses.asdict(detection.thresholds[VIDEO])},
@@ -174,11 +175,9 @@ def run_pipeline(
 ) -> None:
     """Streams the videos through the cluster; only statuses and verdicts come back, the rows are in storage."""
     detect, run = config.detect, config.run.name
-    cluster = ray.cluster_resources()
-    cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    pool = pool_of(config)
-    actors = pool.size("detection", cpus=cpus, gpus=gpus)
-    most = videos_of_a_task(len(missing), cpus, limit=VIDEOS_OF_A_TASK)
+    nodes, pool = living_nodes(), pool_of(config)
+    actors = pool.size("detection", nodes)
+    most = videos_of_a_task(len(missing), sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
     tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, most=most,
                        settings=detection.settings, taken=taken)
     with data_context(), Progress("detect_many", total=len(missing), unit="videos",

@@ -54,11 +54,8 @@ class Detection:
         return f"{self.root}/{path}"
 
     def examiner(self, *, device: str, threads: int) -> Examiner:
-        """Raises UserError: the checkpoint is another one by now."""
-        if weights_sha256(self.place, self.key) != self.sha256:
-            raise UserError(f"the checkpoint {self.place.uri(self.key)} was changed while the job ran; "
-                            "run jobs.detect_many again")
-        model, _ = load_checkpoint(self.place, self.key)
+        """Raises: UserError: the checkpoint is another one by now."""
+        model, _ = load_checkpoint(self.place, self.key, sha256=self.sha256)
         detector = build_detector(self.extract, device=device, threads=threads)
         return Examiner(model.to(device), self.thresholds, self.extract, self.frames, detector, self.storage)
 
@@ -113,8 +110,11 @@ class JudgeVideos:
 
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-        self.detection = detection
-        self.examiner = detection.examiner(device=device, threads=threads)
+        self.detection, self.failure = detection, None
+        try:
+            self.examiner = detection.examiner(device=device, threads=threads)
+        except UserError as error:  # of what a constructor raises, Ray keeps the text alone; `judge` tells it
+            self.failure = error
 
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
         for number in range(len(videos)):
@@ -123,6 +123,8 @@ class JudgeVideos:
 
     def judge(self, video: pa.Table, decoded: DecodedVideo, source: Source | None) -> pa.Table:
         """JUDGED_SCHEMA of one video, with the listing's version: the next run finds a file that changed since."""
+        if self.failure is not None:
+            raise self.failure
         (task,) = video.select(TASK_SCHEMA.names).to_pylist()
         verdict = self.examiner.judge(task["path"], self.detection.uri(task["path"]), VIDEO, decoded, source).verdict
         size, version = (task["size"], task["version"]) if source else (None, None)
@@ -159,4 +161,4 @@ class WriteVerdicts:
         shard = only_shard(rows.column("shard").to_pylist(), expected=rows.column("shard_videos").to_pylist())
         telemetry.hear_storage(self.run)
         write_verdicts(self.storage, self.folder, shard, rows)
-        return rows.select(["status", "verdict"])
+        return rows.select(["verdict"])

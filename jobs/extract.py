@@ -21,7 +21,7 @@ import ray.data
 
 from cluster.demands import WRITE_CPUS
 from jobs import telemetry
-from jobs.actor_pool import Pool, data_context
+from jobs.actor_pool import Pool, data_context, living_nodes
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table
@@ -99,12 +99,10 @@ def extract_and_remove_stale(config: Config, storage: Storage) -> dict:
 
 def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, settings: str) -> None:
     """Streams the planned videos through the cluster; only status rows come back, the crops are in storage."""
-    cluster = ray.cluster_resources()
-    cpus, gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
-    pool = pool_of(config.extract)
-    actors = pool.size("extraction", cpus=cpus, gpus=gpus)
+    nodes, pool = living_nodes(), pool_of(config.extract)
+    actors = pool.size("extraction", nodes)
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
-    most = videos_of_a_task(total, cpus, limit=VIDEOS_OF_A_TASK)
+    most = videos_of_a_task(total, sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
     with data_context(), Progress("extract", total=total, unit="videos",
                                   observe=telemetry.progress_of(config, "extract")) as progress:

@@ -7,8 +7,6 @@ from robust.config import Config, TuneConfig
 
 CHOICES = ("recipe", "activation", "lipschitz_kind")
 """Settings that are the defended recipe's own unless the config lists some."""
-USUAL_STEP = 2.5
-"""Step size in epsilon / steps of an attack whose step_size is null."""
 
 
 def param_space(settings: TuneConfig) -> dict:
@@ -18,7 +16,7 @@ def param_space(settings: TuneConfig) -> dict:
     """
     space = {"epsilon": _between(*settings.epsilon), "steps": tune.choice(settings.steps),
              "lipschitz_weight": _between(*settings.lipschitz_weight)}
-    if settings.step_size != (USUAL_STEP, USUAL_STEP):
+    if settings.step_size is not None:
         space["step_size"] = _between(*settings.step_size)
     listed = {name: getattr(settings, name) for name in CHOICES}
     return space | {name: tune.choice(choices) for name, choices in listed.items() if choices is not None}

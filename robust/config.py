@@ -125,7 +125,7 @@ class ExtractConfig(Section):
     image_format: Literal["png", "jpeg", "webp"] = Field("png", description="of stored crops (webp is lossless)")
     jpeg_quality: int = Field(95, ge=95, le=100, description="if image_format is jpeg")
     max_crop: int = Field(512, ge=64, description="crops are shrunk to at most this longer side, pixels")
-    videos_per_shard: int = Field(64, ge=1, description="videos of one Parquet shard")
+    videos_per_shard: int = Field(64, ge=1, description="videos of one Parquet shard; a task is a part of it, so best a power of two")
     decode_cpus: float = resource(1, gt=0, description="CPUs of one decoding task")
     decode_timeout_s: float = resource(300, gt=0, le=86400, description="seconds one video may take to decode; then given up")
     decode_memory_mb: int = resource(2048, ge=64, le=2**20, description="MiB its decoder may use, with its frames (25 of 4K: 600)")
@@ -263,8 +263,8 @@ class TuneConfig(Section):
     epsilon: tuple[Epsilon, Epsilon] = Field((0.25, 8.0), description="range of the training epsilon, log-uniform; low = high fixes it")
     steps: list[int] = Field([1, 2, 5, 7, 10], min_length=1, description="choices of the number of steps")
     lipschitz_weight: tuple[float, float] = Field((1e-6, 1e-2), description="range of the weight, log-uniform; low = high fixes it, [0, 0]: off")
-    step_size: tuple[Positive, Positive] = Field(
-        (2.5, 2.5), description="range of the step size, in epsilon / steps, log-uniform"
+    step_size: tuple[Positive, Positive] | None = Field(
+        None, description="range of the step size, in epsilon / steps, log-uniform; null: the attack's usual"
     )
     lipschitz_kind: list[Literal["exact", "finite_difference"]] | None = Field(
         None, min_length=1, description="choices of train.defended.lipschitz.kind; null: that one"
@@ -427,7 +427,7 @@ class DetectConfig(Section):
     output: str = resource("outputs/detect", description="folder for verdicts.json and the pictures")
     frames: int = resource(20, ge=1, description="frames of a video")
     threshold: float | None = resource(None, description="logit; null: the card's (FPR 1 % on clean validation)")
-    videos_per_shard: int = resource(512, ge=1, description="jobs.detect_many: videos of one Parquet shard of verdicts")
+    videos_per_shard: int = resource(512, ge=1, description="jobs.detect_many: videos of one Parquet shard of verdicts; a task is a part of it, so best a power of two")
     actor_cpus: float = resource(1, gt=0, description="CPUs of one of its actors (face detector and model); as many threads")
     actor_gpus: float = resource(0, ge=0, description="GPU share of one of its actors; 0: CPU")
     actors: int | None = resource(None, ge=1, description="its actors; null: as many as the cluster has room for")
@@ -504,8 +504,9 @@ def _require_ranges(config: Config) -> None:
         "augment.noise_std": (config.augment.noise_std, 0),
         "tune.epsilon": (config.tune.epsilon, 1e-6),
         "tune.lipschitz_weight": (config.tune.lipschitz_weight, 1e-12),
-        "tune.step_size": (config.tune.step_size, 1e-3),
     }
+    if config.tune.step_size is not None:
+        ranges["tune.step_size"] = (config.tune.step_size, 1e-3)
     for key, ((low, high), least) in ranges.items():
         if low == high >= 0:
             continue  # a fixed value, 0 among them

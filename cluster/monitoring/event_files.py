@@ -16,7 +16,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from robust.errors import UserError
 from robust.monitoring.tensorboard_layout import layout_event
-from robust.storage import Storage
+from robust.storage import Storage, explain_arrow
 
 EVENTS = "events.out.tfevents"
 PARTS = {"tensorboard": "", "tune/trials": "tune"}
@@ -30,12 +30,14 @@ LONGEST_S = 20.0
 def sync(storage: Storage, run: str, folder: Path, *, longest_s: float = LONGEST_S) -> int:
     """Brings `folder` up to date with the run's event files; returns how many bytes were fetched.
 
-    Raises: UserError: the time was not enough for all files; the next call goes on with the rest.
+    Raises: UserError: storage does not answer, or the time was not enough for all files; the next call goes on with the rest.
     """
     until, fetched, wanted = time.monotonic() + longest_s, 0, []
     for part, place in PARTS.items():
         filesystem, top = storage.arrow(f"{run}/{part}")
-        for info in filesystem.get_file_info(FileSelector(top, recursive=True, allow_not_found=True)):
+        with explain_arrow(storage.uri(f"{run}/{part}"), storage.config):
+            found = filesystem.get_file_info(FileSelector(top, recursive=True, allow_not_found=True))
+        for info in found:
             if info.type == FileType.File and EVENTS in info.base_name:
                 inside = PurePosixPath(info.path).relative_to(
                     PurePosixPath(top.lstrip("/") if not info.path.startswith("/") else top)
@@ -44,7 +46,8 @@ def sync(storage: Storage, run: str, folder: Path, *, longest_s: float = LONGEST
     for number, (filesystem, info, local) in enumerate(wanted):
         if fetched and time.monotonic() > until:
             raise UserError(f"{number} of {len(wanted)} event files were read in {longest_s:g} s; the others follow.")
-        fetched += _catch_up(filesystem, info, local)
+        with explain_arrow(f"{storage.uri(run)}, {info.base_name}", storage.config):
+            fetched += _catch_up(filesystem, info, local)
     present = {local for _, _, local in wanted}
     for gone in (
         {path for path in folder.rglob(f"*{EVENTS}*")}

@@ -8,7 +8,7 @@ from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.inputs import check_inputs, require_logits
 from robust.attacks.losses import AttackLoss, margin_loss
 from robust.attacks.noise import ImageNoise
-from robust.attacks.threat import Threat, round_towards, wide
+from robust.attacks.threat import Threat, round_towards, usual_step, wide
 
 
 def pgd(
@@ -55,7 +55,7 @@ def pgd(
         check_inputs(x, y)
     if threat.epsilon == 0 or len(x) == 0:
         return x.detach().clone()
-    step_size = step_size or 2.5 * threat.epsilon / steps
+    step_size = step_size or usual_step(threat, steps)
     with attack_mode(model), torch.no_grad():
         x, y = x.detach().clone(), y.to(x.device, copy=True)
         noise = ImageNoise.of(x, generator=generator) if random_start else None

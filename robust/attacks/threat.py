@@ -97,6 +97,11 @@ Threat = Linf | L2
 THREATS = {"linf": Linf, "l2": L2}
 
 
+def usual_step(threat: Threat, steps: int) -> float:
+    """Step size of an attack that is given none, in [0, 1] units: so many can cross the ball (Madry et al. 2018)."""
+    return 2.5 * threat.epsilon / steps
+
+
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in at least float32: half precision cannot hold a step of a fraction of 1/255."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

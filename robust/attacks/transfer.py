@@ -16,7 +16,7 @@ from robust.attacks.losses import AttackLoss, margin_loss
 from robust.attacks.mean_logit import mean_logit
 from robust.attacks.noise import ImageNoise
 from robust.attacks.separable import apply_separable, resize_matrix
-from robust.attacks.threat import Threat, round_towards, wide
+from robust.attacks.threat import Threat, round_towards, usual_step, wide
 
 SMALLEST = 0.9
 """Share of the side to which input diversity shrinks an image at most, before it pads it again."""
@@ -68,7 +68,7 @@ def mi_fgsm(
     check_inputs(x, y)
     if threat.epsilon == 0 or len(x) == 0:
         return x.detach().clone()
-    step_size = step_size or 2.5 * threat.epsilon / steps
+    step_size = step_size or usual_step(threat, steps)
     with attack_mode(model), torch.no_grad():
         x, y = x.detach().clone(), y.to(x.device, copy=True)
         seen = _Diverse(model, ImageNoise.of(x, generator=generator), diversity)

@@ -12,7 +12,7 @@ from robust.attacks.geometry import length, per_image
 from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.inputs import check_inputs, require_logits
 from robust.attacks.losses import margin_loss
-from robust.attacks.threat import Linf, Threat, round_towards, wide
+from robust.attacks.threat import Linf, Threat, round_towards, usual_step, wide
 
 CLIP = 1.0
 """Margin beyond which an image that is turned already no longer counts, as a few could outweigh all others."""
@@ -81,7 +81,7 @@ def fit_universal(
             chosen = (y == label).to(x.device)
             if chosen.any() and threat.epsilon > 0:
                 objective = _MeanMargin(model, x[chosen].detach().clone(), label, threat, clip, batch_size)
-                patterns[label] = _climb(objective, threat, steps, step_size or 2.5 * threat.epsilon / steps)
+                patterns[label] = _climb(objective, threat, steps, step_size or usual_step(threat, steps))
     return Universal(patterns, threat)
 
 

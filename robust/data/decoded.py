@@ -31,6 +31,10 @@ class DecodedVideo:
     reason: str
 
 
+NOT_OPENED = "cannot be read: "
+"""Begins the reason of a file that could not be opened: that may be mended without changing the file."""
+
+
 def unreadable(reason: str) -> DecodedVideo:
     """A video without frames."""
     nothing = np.zeros((0, 0, 0, 3), np.uint8)

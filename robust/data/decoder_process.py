@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from robust.data.decoded import DecodedVideo, unreadable
+from robust.data.decoded import NOT_OPENED, DecodedVideo, unreadable
 from robust.data.decoder_handles import FAULTS_OF_A_PATH, Ranged, fill, handle_of, memory
 from robust.data.decoder_protocol import MESSAGE_BYTES, NONSENSE, Answer, Ended
 
@@ -138,7 +138,7 @@ class DecoderProcess:
             except OSError as error:
                 if error.errno not in FAULTS_OF_A_PATH:
                     raise
-                return unreadable(f"cannot be read: {error.strerror}")
+                return unreadable(f"{NOT_OPENED}{error.strerror}")
             return self._decoded(handle, ranged, count)
 
     def _decoded(self, handle: int, ranged: Ranged | None, count: int) -> DecodedVideo:
@@ -230,7 +230,7 @@ class DecoderProcess:
             raise _Gone
         wanted = answer.take(data)
         if wanted is not None:
-            if ranged is None:
+            if ranged is None or sum(wanted) > ranged.size():
                 raise Ended(NONSENSE)
             began = time.monotonic()
             fill(handle, ranged, *wanted)

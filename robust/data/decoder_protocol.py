@@ -38,7 +38,7 @@ class Answer:
         try:
             message = json.loads(data)
             return self._take(message["kind"], message)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise Ended(NONSENSE) from None
 
     def _take(self, kind: str, message: dict) -> tuple[int, int] | None:

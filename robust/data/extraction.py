@@ -16,6 +16,7 @@ import pyarrow.fs
 from robust.data.align import aligned_crop, aligned_matrix, aligned_side
 from robust.data.appearance import embedded
 from robust.data.crop import crop_window, shrink
+from robust.data.decoded import NOT_OPENED
 from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.faces import Face, FaceDetector
 from robust.data.images import encode_image
@@ -74,6 +75,8 @@ def decode_source(
 ) -> tuple[DecodedVideo, Source | None]:
     """The sampled frames of a video; whatever is wrong with the file, or it does to its decoder, is told with them.
 
+    Without a Source where there is no file, or it may not be opened: then no size or version is noted, and the next run looks again.
+
     Raises:
         UserError: storage cannot be reached, or this machine lacks something: that says nothing about this video, and the
             job must not go on.
@@ -81,9 +84,10 @@ def decode_source(
     try:
         source = read_source(row.uri, storage_config)
         with explain_arrow(row.uri, storage_config):
-            return shared_decoder(limits).read_frames(source.content, count=count), source
+            decoded = shared_decoder(limits).read_frames(source.content, count=count)
     except MissingObject:
         return unreadable("the file does not exist"), None
+    return decoded, None if decoded.reason.startswith(NOT_OPENED) else source
 
 
 def extract_video(

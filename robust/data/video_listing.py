@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from robust.data.tree import is_hidden, is_video
 from robust.object_stores import Entry
+from robust.object_stores.address import holds_credentials
 
 VIDEO_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 """`path` is relative to what was listed; `version` an ETag or a time of change, "" where the store tells none."""
@@ -61,6 +62,8 @@ def _why_not(path: str, size: int | None, own: str | None) -> str | None:
         return "not a video by its name"
     if size is None:
         return "a link to nothing, or no file"
+    if holds_credentials(path):  # no message may repeat such an address, and no storage opens it
+        return "its name looks like a signed address; rename it"
     return None if _is_utf8(path) else "its name is not UTF-8; rename it"
 
 

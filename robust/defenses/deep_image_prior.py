@@ -20,7 +20,7 @@ from robust.attacks.best import BestSoFar
 from robust.attacks.gradients import attack_mode, value_and_input_gradient
 from robust.attacks.losses import margin_loss
 from robust.attacks.noise import ImageNoise
-from robust.attacks.threat import Threat
+from robust.attacks.threat import Threat, usual_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def bpda(
         step_size: in [0, 1] pixel units; default 2.5 * epsilon / steps.
     Source: Athalye, Carlini & Wagner 2018 (arXiv 1802.00420), section 4.1: backward pass differentiable approximation.
     """
-    step_size = step_size or 2.5 * threat.epsilon / steps
+    step_size = step_size or usual_step(threat, steps)
     with attack_mode(model), torch.no_grad():
         x_adv, best = x.detach().clone(), BestSoFar(x.detach().clone())
         for _ in range(steps):

@@ -32,18 +32,23 @@ def weights_blob(model: Detector) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
 
 
-def load_checkpoint(storage, key: str) -> tuple[Detector, dict]:
+def load_checkpoint(storage, key: str, *, sha256: str | None = None) -> tuple[Detector, dict]:
     """The detector in eval mode, and its card.
 
+    Args:
+        sha256: of the weights that are meant; by default those that are there.
     Raises:
-        UserError: a file is missing, damaged, or does not fit the other.
+        UserError: a file is missing, damaged, does not fit the other, or the weights are others than meant.
     """
     for name in (WEIGHTS, CARD):
         if not storage.exists(f"{key}/{name}"):
             raise UserError(f"checkpoint {storage.uri(key)}: no {name}; a checkpoint is a folder with {WEIGHTS} and {CARD}")
     card = storage.read_json(f"{key}/{CARD}")
     model = _network(card, storage.uri(key))
-    load_blob(model, storage.read_bytes(f"{key}/{WEIGHTS}"), card.get("sha256"), storage.uri(key))
+    blob = storage.read_bytes(f"{key}/{WEIGHTS}")
+    if sha256 is not None and hashlib.sha256(blob).hexdigest() != sha256:
+        raise UserError(f"checkpoint {storage.uri(key)}: {WEIGHTS} was changed while the job ran; run the job again")
+    load_blob(model, blob, card.get("sha256"), storage.uri(key))
     return model.eval(), card
 
 

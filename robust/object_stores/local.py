@@ -8,7 +8,6 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
 from robust.errors import UserError
@@ -75,10 +74,17 @@ class LocalObjects:
                 if not (path.name.startswith(".") and path.name.endswith(PARTIAL))]
 
     def scan(self, folder: str) -> Iterator[list[Entry]]:
-        """See Storage.scan. Links are followed, and no folder is entered twice."""
+        """See Storage.scan. Links are followed, and no folder is entered twice: what a link leads to is listed under its own name."""
         top, seen = Path(self.root, folder), set()
+        real_top = Path(os.path.realpath(top))
 
         def is_new(path: str) -> bool:
+            if os.path.islink(path):
+                real = Path(os.path.realpath(path))
+                if real.is_relative_to(real_top) and not _is_hidden(real.relative_to(real_top)):
+                    return False  # or a link that is added later would rename what is listed already
+            elif _is_hidden(Path(path).relative_to(top)):
+                return True  # and is again where a link shows it
             found = os.stat(path)
             known = (found.st_dev, found.st_ino) in seen
             seen.add((found.st_dev, found.st_ino))
@@ -105,7 +111,11 @@ def _entry(folder: str, name: str, key: str) -> Entry:
         return key, None, None
     if not stat.S_ISREG(found.st_mode):
         return key, None, None
-    return key, found.st_size, datetime.fromtimestamp(found.st_mtime_ns / 1e9, timezone.utc).isoformat()
+    return key, found.st_size, str(found.st_mtime_ns)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _raise(error: OSError) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from robust.errors import StorageError
+from robust.errors import ConfigError, StorageError
 from robust.object_stores.address import endpoint_url
-from robust.object_stores.kept import kept
-from robust.object_stores.s3_client import ca_bundle, connect, region_of, session_of
+from robust.object_stores.kept import kind_of
+from robust.object_stores.s3_client import ca_bundle, connect, region_of
 
 
 class S3FileSystem(pyarrow.fs.S3FileSystem):
@@ -19,11 +21,11 @@ class S3FileSystem(pyarrow.fs.S3FileSystem):
     no profile but AWS_PROFILE. It has no budget of seconds: storage.max_attempts bounds it.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, credentials: dict | None = None):
         self.config = config
         endpoint = urlsplit(endpoint_url(config) or "")
         super().__init__(
-            **_credentials(config),
+            **(_credentials(config) if credentials is None else credentials),
             region=region_of(config),
             scheme=endpoint.scheme or "https",
             endpoint_override=endpoint.netloc or None,
@@ -38,14 +40,18 @@ class S3FileSystem(pyarrow.fs.S3FileSystem):
         return s3_filesystem, (self.config,)
 
 
+_filesystems: dict[tuple, tuple[str, S3FileSystem]] = {}
+"""By process and settings: a digest of the credentials, and what was made with them."""
+
+
 def s3_filesystem(config) -> S3FileSystem:
-    """The process's own for these settings. With storage.profile a new one: it could not renew what the profile gave it."""
-    return S3FileSystem(config) if config.profile else _kept_filesystem(config)
-
-
-@kept
-def _kept_filesystem(config) -> S3FileSystem:
-    return S3FileSystem(config)
+    """The process's own for these settings; another one when the credentials of storage.profile were renewed."""
+    credentials = _credentials(config)
+    key, digest = (os.getpid(), kind_of(config)), hashlib.sha256(repr(credentials).encode()).hexdigest()
+    found = _filesystems.get(key)
+    if found is None or found[0] != digest:
+        found = _filesystems[key] = digest, S3FileSystem(config, credentials)
+    return found[1]
 
 
 def _credentials(config) -> dict:
@@ -55,8 +61,8 @@ def _credentials(config) -> dict:
     if config.profile is None:
         return {}
     try:
-        found = session_of(config).get_credentials().get_frozen_credentials()
-    except (BotoCoreError, AttributeError):
+        found = connect(config).session.get_credentials().get_frozen_credentials()
+    except (BotoCoreError, AttributeError, ConfigError):
         raise StorageError(
             f"no usable credentials in the profile {config.profile!r} (storage.profile): add it to the credentials "
             "file on every node, or correct the name."

@@ -186,6 +186,13 @@ def test_one_that_asks_and_reads_no_answer_is_ended():
     assert len(source.asked) > 1
 
 
+def test_one_that_asks_for_what_lies_behind_the_end_of_the_file_is_ended():
+    asks = "c.send(b'{\"kind\": \"read\", \"offset\": 8, \"size\": 3}'); c.recv(99)"
+    source = Pieces(bytes(10))
+    assert taken_over(DecodeLimits(timeout_s=60), asks).read_frames(source, count=1).reason == NONSENSE
+    assert not source.asked
+
+
 def test_the_alarm_of_the_process_itself_waits_with_it_for_the_storage(tmp_path):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     window = os.open(tmp_path / "window", os.O_RDWR | os.O_CREAT)
@@ -293,6 +300,7 @@ SIZE = b'{"kind": "size", "height": 10, "width": 10}'
     [b'{"kind": "frame", "index": 0, "time_s": 0}'],
     [b'{"kind": "size", "height": 10, "width": -10}'], [b'{"kind": "size", "height": 1e9, "width": 1}'],
     [SIZE, b'{"kind": "frame", "index": 0, "time_s": NaN}'], [SIZE, b'{"kind": "frame", "index": true, "time_s": 0}'],
+    [SIZE, b'{"kind": "frame", "index": 0, "time_s": 1' + b"0" * 400 + b"}"],
     [SIZE, b'{"kind": "frame", "index": 3, "time_s": 0}', b'{"kind": "frame", "index": 3, "time_s": 0}'],
     [SIZE, b'{"kind": "frame", "index": 1, "time_s": 0}', SIZE],
     [b'{"kind": "size", "height": 60000, "width": 60000}', b'{"kind": "frame", "index": 0, "time_s": 0}'],

@@ -157,6 +157,19 @@ def test_an_object_deleted_after_it_was_found_is_missing_and_one_refused_is_told
         read_source(storage.uri("v.mp4"), s3)
 
 
+def test_a_file_that_could_not_be_opened_keeps_no_version_so_that_the_next_run_looks_again(tmp_path, monkeypatch):
+    (tmp_path / "v.mp4").write_bytes(b"0123456789")
+    statuses = []
+    for mend in (lambda: None, (tmp_path / "v.mp4").unlink):
+        source = extraction.read_source(str(tmp_path / "v.mp4"), StorageConfig())
+        monkeypatch.setattr(extraction, "read_source", lambda uri, config, source=source, mend=mend: (mend(), source)[1])
+        _, status = extract_video(row(str(tmp_path / "v.mp4")), CONFIG, Corner(), storage_config=StorageConfig(), fingerprint="f")
+        monkeypatch.undo()
+        statuses.append((status["status"], status["reason"], status["source_bytes"], status["source_etag"] is None))
+    assert statuses[0][0] == "unreadable" and statuses[0][2:] == (10, False)
+    assert statuses[1] == ("unreadable", "cannot be read: No such file or directory", None, True)
+
+
 @pytest.mark.parametrize("whole_bytes", [10**6, 1000], ids=["whole", "in pieces"])
 def test_a_video_in_a_bucket_gives_what_the_file_gives(tmp_path, s3, monkeypatch, whole_bytes):
     data = clips.noisy(20)

@@ -53,14 +53,23 @@ def test_links_are_followed_once_and_names_that_no_table_holds_are_told(tmp_path
     (tmp_path / "elsewhere" / "a.mp4").write_bytes(b"1")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "deep" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "deep" / "b.mp4").write_bytes(b"1")
+    (tmp_path / "in" / ".latest").symlink_to("deep")  # comes before it, and is hidden
+    (tmp_path / "in" / "also").symlink_to("deep")
+    (tmp_path / "in" / ".kept").mkdir()
+    (tmp_path / "in" / ".kept" / "c.mp4").write_bytes(b"1")
+    (tmp_path / "in" / "shown").symlink_to(".kept")
+    (tmp_path / "in" / "clip?sig=1.mp4").write_bytes(b"1")
     (tmp_path / "in" / "lost.mp4").symlink_to("nothing")
     os.mkfifo(tmp_path / "in" / "pipe.mp4")
     with open(os.fsencode(tmp_path) + b"/in/\xff.mp4", "wb"):
         pass
     videos, skipped = listed(Storage.from_config(StorageConfig(uri=str(tmp_path / "in"))))
-    assert [one["path"] for one in videos] == ["link/a.mp4"]
+    assert [one["path"] for one in videos] == ["deep/b.mp4", "link/a.mp4", "shown/c.mp4"]
     nothing = "a link to nothing, or no file"
-    assert skipped == {"lost.mp4": nothing, "pipe.mp4": nothing, "\\udcff.mp4": "its name is not UTF-8; rename it"}
+    assert skipped == {"lost.mp4": nothing, "pipe.mp4": nothing, "\\udcff.mp4": "its name is not UTF-8; rename it",
+                       ".kept/c.mp4": "hidden, or left by an archive",
+                       "clip?sig=1.mp4": "its name looks like a signed address; rename it"}
 
 
 def test_a_folder_that_may_not_be_read_is_an_error_and_not_left_out(tmp_path, monkeypatch):

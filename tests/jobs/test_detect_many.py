@@ -238,8 +238,9 @@ def test_decoding_apart_from_judging_gives_the_same_rows(setting, videos, local_
     with pytest.raises(RuntimeError, match="written as a whole"):
         WriteVerdicts(storage, "r/detect/x", "r")(pa.concat_tables(apart[:3]))
     save_model(storage, key, seed=2)
+    changed = JudgeVideos(detection, "cpu", 1)  # Ray would keep only the text of an error from here
     with pytest.raises(UserError, match="was changed while the job ran"):
-        JudgeVideos(detection, "cpu", 1)
+        [row for video in DecodeVideos(detection)(tasks[0]) for row in changed(video)]
 
 
 def test_what_is_missing_or_wrong_is_said(setting, videos, tmp_path):
@@ -275,12 +276,13 @@ def test_the_pool_fits_the_cluster_or_says_what_does_not(videos, tmp_path):
     def pool(**detect):
         return job.pool_of(config_of(videos, tmp_path, **detect))
 
-    assert pool().size("detection", cpus=4, gpus=0) == 4
-    assert pool(actor_gpus=0.25).size("detection", cpus=8, gpus=1) == 4
-    with pytest.raises(UserError, match="detection with detect.actors=5 needs 5 CPUs and 0 GPUs, the cluster has 4"):
-        pool(actors=5).size("detection", cpus=4, gpus=0)
-    with pytest.raises(UserError, match="needs .* 1 GPUs, the cluster has 8 and 0"):
-        pool(actor_gpus=1).size("detection", cpus=8, gpus=0)
+    assert pool().size("detection", [(4, 0)]) == 4
+    assert pool(actor_gpus=0.25).size("detection", [(8, 1)]) == 4
+    assert pool(actor_gpus=0.25).size("detection", [(4, 1)]) == 2  # the CPUs do not allow four
+    with pytest.raises(UserError, match=r"detect.actors=5 needs 5 x \(1 CPU, 0 GPU\), of which .*4 CPU and 0 GPU.* take 4; lower"):
+        pool(actors=5).size("detection", [(4, 0)])
+    with pytest.raises(UserError, match="8 CPU and 0 GPU.* take 0"):
+        pool(actor_gpus=1).size("detection", [(8, 0)])
 
 
 # ---------------------------------------------------------------------------------------------------- with Ray

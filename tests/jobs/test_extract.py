@@ -373,12 +373,18 @@ def test_a_shard_that_ends_its_checker_is_told_and_the_others_are_checked(cluste
 
 
 def test_the_pool_fits_the_cluster_or_says_what_does_not():
-    assert pool_of(ExtractConfig(detect_actors=3)).size("extraction", cpus=4, gpus=0) == 3
-    assert pool_of(ExtractConfig(detect_gpus=0.5, detect_actors=2)).size("extraction", cpus=8, gpus=1) == 2
-    for settings, cpus, gpus in [({"detect_actors": 5}, 4, 0), ({"detect_gpus": 1, "detect_actors": 2}, 8, 1),
-                                 ({"detect_gpus": 1}, 1, 1), ({"detect_gpus": 1}, 8, 0)]:
+    def size(nodes, **settings):
+        return pool_of(ExtractConfig(**settings)).size("extraction", nodes)
+
+    assert size([(4, 0)], detect_actors=3) == 3
+    assert size([(8, 1)], detect_gpus=0.5, detect_actors=2) == 2
+    assert size([(4, 1)], detect_gpus=0.1) == 2  # of ten by the GPU: a CPU each, and decoding needs its own
+    assert size([(2, 0)] * 4 + [(0, 0)], detect_cpus=2) == 4
+    for settings, nodes in [({"detect_actors": 5}, [(4, 0)]), ({"detect_gpus": 1, "detect_actors": 2}, [(8, 1)]),
+                            ({"detect_gpus": 1}, [(1, 1)]), ({"detect_gpus": 1}, [(8, 0)]),
+                            ({"detect_cpus": 4}, [(2, 0)] * 4)]:  # the last has the CPUs, but on no one node
         with pytest.raises(UserError, match="extract.detect_actors"):
-            pool_of(ExtractConfig(**settings)).size("extraction", cpus=cpus, gpus=gpus)
+            size(nodes, **settings)
 
 
 def test_the_demo_data_is_made_first_where_the_config_asks_for_it(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import traceback
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from botocore.credentials import Credentials
 
 from robust.config import StorageConfig
 from robust.config_file import parse
@@ -129,7 +130,11 @@ def test_one_filesystem_serves_all_storages_of_a_process(s3, monkeypatch, tmp_pa
     (tmp_path / "credentials").write_text("[own]\naws_access_key_id = a\naws_secret_access_key = b\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     assert filesystem() is not mine  # other credentials, maybe
-    assert filesystem(profile="own") is not filesystem(profile="own")  # keys that cannot be renewed
+    of_profile = filesystem(profile="own")
+    assert of_profile is filesystem(profile="own") is not mine
+    connection = connect(s3.model_copy(update={"profile": "own"}))
+    monkeypatch.setattr(connection.session, "get_credentials", lambda: Credentials("a", "renewed"))
+    assert filesystem(profile="own") is not of_profile  # pyarrow could not renew what the profile gave it
 
 
 PLANTED = {
