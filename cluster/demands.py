@@ -21,6 +21,7 @@ class Demand:
     cpus: float
     gpus: float
     beside: tuple[float, ...] = ()  # CPUs of the tasks that run at the same time, each on any node
+    lower: str = ""  # settings that would ask for less, for messages
 
     def __str__(self) -> str:
         beside = "".join(f" + {cpus:g} CPU" for cpus in self.beside)
@@ -32,9 +33,30 @@ def demands(config: Config) -> list[Demand]:
     train, tune, evaluate, extract = config.train, config.tune, config.evaluate, config.extract
     detect = config.detect
     return [
-        Demand("train.workers", "train", train.workers, train.cpus_per_worker, train.gpus_per_worker),
-        Demand("tune (one trial)", "tune", 1, tune.cpus_per_trial, tune.gpus_per_trial),
-        Demand("evaluate (one block)", "evaluate", 1, evaluate.cpus_per_task, evaluate.gpus_per_task),
+        Demand(
+            "train.workers",
+            "train",
+            train.workers,
+            train.cpus_per_worker,
+            train.gpus_per_worker,
+            lower="train.workers, train.cpus_per_worker or train.gpus_per_worker",
+        ),
+        Demand(
+            "tune (one trial)",
+            "tune",
+            1,
+            tune.cpus_per_trial,
+            tune.gpus_per_trial,
+            lower="tune.cpus_per_trial or tune.gpus_per_trial",
+        ),
+        Demand(
+            "evaluate (one block)",
+            "evaluate",
+            1,
+            evaluate.cpus_per_task,
+            evaluate.gpus_per_task,
+            lower="evaluate.cpus_per_task or evaluate.gpus_per_task",
+        ),
         Demand(
             "extract.detect_actors" if extract.detect_actors else "extract (one detector)",
             "extract",
@@ -42,6 +64,7 @@ def demands(config: Config) -> list[Demand]:
             extract.detect_cpus,
             extract.detect_gpus,
             (extract.decode_cpus, WRITE_CPUS) if extract.detect_gpus else (),  # else the detectors themselves decode
+            lower="extract.detect_actors, detect_cpus, detect_gpus or decode_cpus",
         ),
         Demand(
             "detect.actors" if detect.actors else "detect_many (one actor)",
@@ -50,8 +73,13 @@ def demands(config: Config) -> list[Demand]:
             detect.actor_cpus,
             detect.actor_gpus,
             (extract.decode_cpus, WRITE_CPUS) if detect.actor_gpus else (),
+            lower="detect.actors, actor_cpus, actor_gpus or extract.decode_cpus",
         ),
     ]
+
+
+def demand_of(config: Config, stage: str) -> Demand:
+    return next(demand for demand in demands(config) if demand.stage == stage)
 
 
 def fitting(node_cpus: float, node_gpus: float, demand: Demand) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import ray.data
 
 from cluster.demands import WRITE_CPUS, Demand, room
-from robust.errors import UserError
+from jobs.room import Nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,42 +18,22 @@ class Pool:
     """Actors of one kind, as the configuration asks for them.
 
     Args:
-        key: the setting of their number, for messages; lower: the others that could be lowered instead.
         actors: how many; None: as many as there is room for.
-        cpus, gpus: of one actor.
         decode_cpus: of a decoding task, which feeds actors on GPUs; those on CPUs decode for themselves.
     """
 
-    key: str
-    lower: str
+    demand: Demand
     actors: int | None
-    cpus: float
-    gpus: float
     decode_cpus: float
 
-    def size(self, what: str, nodes: Sequence[tuple[float, float]]) -> int:
-        """How many actors a cluster gets.
-
-        Args:
-            what: needs them, for the message.
-            nodes: (CPUs, GPUs) of each.
-        Raises:
-            UserError: they do not fit: Ray would wait for room without end.
-        """
-        beside = (self.decode_cpus, WRITE_CPUS) if self.gpus else ()  # on CPUs the actors themselves leave room for writing
-        demand = Demand(self.key, what, self.actors or 1, self.cpus, self.gpus, beside)
-        fit = room(nodes, demand)
-        if fit < demand.workers:
-            there = ", ".join(f"{cpus:g} CPU and {gpus:g} GPU" for cpus, gpus in nodes)
-            raise UserError(
-                f"{what} with {self.key}={demand.workers} needs {demand}, of which the cluster's nodes ({there}) take {fit}; "
-                f"lower {self.key}, {self.lower}, or join a larger cluster")
-        return self.actors or fit
+    def size(self, nodes: Nodes) -> int:
+        """How many actors these nodes get."""
+        return self.actors or room(nodes, self.demand)
 
     @property
     def threads(self) -> int:
         """Computing threads of one actor."""
-        return max(1, int(self.cpus))
+        return max(1, int(self.demand.cpus))
 
     def work(self, videos: ray.data.Dataset, actors: int, *, whole: tuple[type, tuple], decode: Callable,
              rest: tuple[type, tuple]) -> ray.data.Dataset:
@@ -64,18 +44,13 @@ class Pool:
             decode: a function of one batch.
         """
         arrow = dict(batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-        kind, arguments = rest if self.gpus else whole
-        share = dict(num_cpus=self.cpus, num_gpus=self.gpus) if self.gpus else dict(num_cpus=self.cpus * (1 - WRITE_CPUS))
-        if self.gpus:
+        cpus, gpus = self.demand.cpus, self.demand.gpus
+        kind, arguments = rest if gpus else whole
+        share = dict(num_cpus=cpus, num_gpus=gpus) if gpus else dict(num_cpus=cpus * (1 - WRITE_CPUS))
+        if gpus:
             videos = videos.map_batches(decode, num_cpus=self.decode_cpus, **arrow)
         return videos.map_batches(kind, fn_constructor_args=arguments, **share, **arrow,
                                   compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2))
-
-
-def living_nodes() -> list[tuple[float, float]]:
-    """(CPUs, GPUs) of each node of the cluster."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(one.get("CPU", 0), one.get("GPU", 0)) for one in resources]
 
 
 @contextlib.contextmanager

@@ -21,7 +21,8 @@ from torch import nn
 from jobs import telemetry
 from jobs.candidates import Candidate, load_model
 from jobs.progress import Progress
-from jobs.task_pool import device_of, remote, require_resources
+from jobs.room import require_room
+from jobs.task_pool import device_of, remote
 from robust.config import Config
 from robust.evaluation import blocks
 from robust.evaluation.blocks import Block
@@ -85,7 +86,7 @@ def run_tasks(config: Config, storage: Storage, tasks: Sequence[Task], *, unit: 
     """Runs the tasks over the cluster; returns the seconds that they took, summed over tasks."""
     if not tasks:
         return 0.0
-    require_resources(config)
+    require_room(config, "evaluate")
     total = sum(task.block.crops * len(task.items) for task in tasks)
     waiting = {remote(config, run_task).remote(config, storage, task): task for task in tasks}
     seconds = 0.0

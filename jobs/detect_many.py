@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from cluster.demands import WRITE_CPUS
+from cluster.demands import WRITE_CPUS, demand_of
 from jobs import telemetry
-from jobs.actor_pool import Pool, data_context, living_nodes
+from jobs.actor_pool import Pool, data_context
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
 from jobs.detect_stages import (
@@ -34,6 +34,7 @@ from jobs.detect_stages import (
     weights_sha256,
 )
 from jobs.progress import Progress
+from jobs.room import require_room
 from jobs.run_folder import RunFolder
 from jobs.video_tasks import videos_of_a_task
 from robust.config import Config
@@ -175,8 +176,8 @@ def run_pipeline(
 ) -> None:
     """Streams the videos through the cluster; only statuses and verdicts come back, the rows are in storage."""
     detect, run = config.detect, config.run.name
-    nodes, pool = living_nodes(), pool_of(config)
-    actors = pool.size("detection", nodes)
+    nodes, pool = require_room(config, "detect_many"), pool_of(config)
+    actors = pool.size(nodes)
     most = videos_of_a_task(len(missing), sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
     tasks = plan_tasks(missing, videos_per_shard=detect.videos_per_shard, most=most,
                        settings=detection.settings, taken=taken)
@@ -196,9 +197,8 @@ def run_pipeline(
 
 
 def pool_of(config: Config) -> Pool:
-    detect = config.detect
-    return Pool("detect.actors", "detect.actor_cpus, detect.actor_gpus or extract.decode_cpus", detect.actors,
-                detect.actor_cpus, detect.actor_gpus, config.extract.decode_cpus)
+    """Actors that find faces and judge them."""
+    return Pool(demand_of(config, "detect_many"), config.detect.actors, config.extract.decode_cpus)
 
 
 # ---------------------------------------------------------------------------------------------------- the result

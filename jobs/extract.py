@@ -19,15 +19,16 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from cluster.demands import WRITE_CPUS
+from cluster.demands import WRITE_CPUS, demand_of
 from jobs import telemetry
-from jobs.actor_pool import Pool, data_context, living_nodes
+from jobs.actor_pool import Pool, data_context
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.progress import Progress
+from jobs.room import require_room
 from jobs.video_tasks import tasks_of, videos_of_a_task
-from robust.config import Config, ExtractConfig
+from robust.config import Config
 from robust.config_identity import fingerprint
 from robust.data.dataset import Dataset, load_dataset
 from robust.data.rows import VideoRow
@@ -99,8 +100,8 @@ def extract_and_remove_stale(config: Config, storage: Storage) -> dict:
 
 def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, settings: str) -> None:
     """Streams the planned videos through the cluster; only status rows come back, the crops are in storage."""
-    nodes, pool = living_nodes(), pool_of(config.extract)
-    actors = pool.size("extraction", nodes)
+    nodes, pool = require_room(config, "extract"), pool_of(config)
+    actors = pool.size(nodes)
     total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
     most = videos_of_a_task(total, sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
     tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
@@ -120,10 +121,9 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
             progress.advance(len(statuses), note=f"{faces} faces")
 
 
-def pool_of(extract: ExtractConfig) -> Pool:
+def pool_of(config: Config) -> Pool:
     """Actors that detect faces."""
-    return Pool("extract.detect_actors", "detect_cpus, detect_gpus or decode_cpus", extract.detect_actors, extract.detect_cpus,
-                extract.detect_gpus, extract.decode_cpus)
+    return Pool(demand_of(config, "extract"), config.extract.detect_actors, config.extract.decode_cpus)
 
 
 # ---------------------------------------------------------------------------------------------------- the result

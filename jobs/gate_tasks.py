@@ -9,7 +9,8 @@ import pyarrow as pa
 import ray
 
 from jobs.candidates import Candidate, load_model
-from jobs.task_pool import device_of, remote, require_resources
+from jobs.room import require_room
+from jobs.task_pool import device_of, remote
 from robust.config import Config
 from robust.evaluation import credibility
 from robust.evaluation.attack_block import Cell
@@ -42,7 +43,7 @@ def read_or_run(config: Config, storage: Storage, candidates: Sequence, status: 
 def run_gate_tasks(config: Config, storage: Storage, jobs: Sequence[tuple]) -> None:
     """Runs `gates_task` for each job over the cluster."""
     if jobs:
-        require_resources(config)
+        require_room(config, "evaluate")
         ray.get([remote(config, gates_task).remote(config, storage, *job) for job in jobs])
 
 

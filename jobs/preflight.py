@@ -108,7 +108,11 @@ def preflight(config: Config, storage: Storage, stages: Sequence[str]) -> list[F
     reports, findings = ask_nodes(config, storage, there)
     uses_gpus = config.train.gpus_per_worker > 0 and config.train.workers > 1
     return [
-        *verdicts.room([demand for demand in demands(config) if demand.stage in stages], list(there.values())),
+        *verdicts.room(
+            [demand for demand in demands(config) if demand.stage in stages],
+            list(there.values()),
+            waits_s=config.cluster.wait_for_nodes_s,
+        ),
         *findings,
         *(verdicts.versions(reports, node.versions()) if reports else []),
         *verdicts.bucket(storage.uri(), {name: report["bucket"] for name, report in reports.items()}),

@@ -9,17 +9,6 @@ from robust.config import Config
 from robust.errors import UserError
 
 
-def require_resources(config: Config) -> None:
-    """Raises UserError if no node of the cluster can ever run a task, instead of waiting for one without end."""
-    need = {"CPU": config.evaluate.cpus_per_task, "GPU": config.evaluate.gpus_per_task}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(name, 0) >= amount for name, amount in need.items()) for node in nodes):
-        raise UserError(
-            f"no node of the cluster has evaluate.cpus_per_task={need['CPU']:g} CPUs and "
-            f"evaluate.gpus_per_task={need['GPU']:g} GPUs; lower them or add such a node"
-        )
-
-
 def remote(config: Config, function):
     """The function as a Ray task with the resources of `evaluate`."""
     return ray.remote(function).options(num_cpus=config.evaluate.cpus_per_task, num_gpus=config.evaluate.gpus_per_task)

@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from jobs import telemetry
 from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
+from jobs.room import require_room
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
 from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
@@ -102,7 +103,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     settings = config.train
     require_crops(config, storage)
     initial_detector(config, plan.recipe, storage)  # raises its UserError now, where every worker would, attempt after attempt
-    require_resources(settings.workers, {"CPU": settings.cpus_per_worker, "GPU": settings.gpus_per_worker})
+    require_room(config, "train")
     filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
     score = score_of(plan.recipe, settings)
     trainer = TorchTrainer(
@@ -164,15 +165,6 @@ def require_crops(config: Config, storage: Storage) -> None:
         for label, name in ((0, "real"), (1, "fake"))[: 1 if config.train.self_blend.share == 1 else 2]:
             if not any(row["split"] == split and row["label"] == label and row["frames_found"] for row in status):
                 raise UserError(f"run {config.run.name} has no {name} face crops in split {split!r}; run jobs.extract first, and see its result.json for what was skipped")
-
-
-def require_resources(workers: int, each: dict[str, float]) -> None:
-    """Raises: UserError now, where Ray would wait for ever."""
-    total = ray.cluster_resources()
-    for kind, amount in each.items():
-        if workers * amount > total.get(kind, 0):
-            raise UserError(f"train.workers: {workers} x {amount:g} {kind} is more than the cluster's {total.get(kind, 0):g} {kind}; "
-                            f"lower train.workers or train.{kind.lower()}s_per_worker")
 
 
 def train_worker(arguments: dict) -> None:

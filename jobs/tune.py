@@ -14,15 +14,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
+from cluster.demands import demand_of, room
 from jobs import telemetry
 from jobs.budget import device_hours
 from jobs.cli import run_job
 from jobs.known_trials import newest_state, trials_of
 from jobs.progress import Progress
+from jobs.room import Nodes, require_room
 from jobs.run_folder import RunFolder
 from jobs.search_space import CHOICES, param_space, require_recipes
 from jobs.searchers import search_algorithm
@@ -79,7 +80,7 @@ def resumable_tuner(config: Config, storage: Storage) -> tune.Tuner:
     filesystem, path = storage.arrow(RunFolder(storage, config).key("tune"))
     trainable = tune.with_resources(tune.with_parameters(trial, config=config.model_dump(mode="json")),
                                     {"CPU": settings.cpus_per_trial, **({"GPU": settings.gpus_per_trial} if settings.gpus_per_trial else {})})
-    experiment = f"{path}/{EXPERIMENT}"
+    nodes, experiment = require_room(config, "tune"), f"{path}/{EXPERIMENT}"
     if can_go_on(config, storage):
         return tune.Tuner.restore(experiment, trainable, storage_filesystem=filesystem, resume_unfinished=True, restart_errored=True)
     return tune.Tuner(
@@ -87,7 +88,7 @@ def resumable_tuner(config: Config, storage: Storage) -> tune.Tuner:
         param_space=param_space(settings),
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE, mode="max", num_samples=settings.samples,
-            search_alg=search_algorithm(config, concurrent=concurrent_trials(config)),
+            search_alg=search_algorithm(config, concurrent=concurrent_trials(config, nodes)),
             scheduler=ASHAScheduler(time_attr="training_iteration", max_t=settings.epochs, grace_period=min(settings.grace_epochs, settings.epochs),
                                     reduction_factor=settings.reduction_factor),
         ),
@@ -107,18 +108,9 @@ def can_go_on(config: Config, storage: Storage) -> bool:
     return False
 
 
-def concurrent_trials(config: Config) -> int:
-    """What the cluster holds at once, or fewer if the config says so.
-
-    Raises:
-        UserError: not even one fits (Ray would wait for ever).
-    """
-    total, settings = ray.cluster_resources(), config.tune
-    fit = min(total.get(kind, 0) // each for kind, each in (("CPU", settings.cpus_per_trial), ("GPU", settings.gpus_per_trial)) if each > 0)
-    if fit < 1:
-        raise UserError(f"tune: a trial needs {settings.cpus_per_trial:g} CPU and {settings.gpus_per_trial:g} GPU, the cluster has "
-                        f"{total.get('CPU', 0):g} and {total.get('GPU', 0):g}; lower tune.cpus_per_trial or tune.gpus_per_trial")
-    return int(min(fit, settings.max_concurrent or math.inf))
+def concurrent_trials(config: Config, nodes: Nodes) -> int:
+    """What the cluster holds at once, or fewer if the config says so."""
+    return min(room(nodes, demand_of(config, "tune")), config.tune.max_concurrent or sys.maxsize)
 
 
 def trial_recipe(config: Config, settings: dict) -> RecipeConfig:

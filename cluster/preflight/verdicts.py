@@ -39,17 +39,19 @@ def several(nodes: int) -> str:
     return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
-def room(wanted: Sequence[demands.Demand], nodes: Sequence[Node]) -> list[Finding]:
-    """Whether each stage's workers fit into the nodes that are there."""
+def room(wanted: Sequence[demands.Demand], nodes: Sequence[Node], *, waits_s: float = 0) -> list[Finding]:
+    """Whether each stage's workers fit into the nodes that are there. Args: waits_s: for more of them, before it starts."""
     findings = []
     for demand in wanted:
         places = demands.room([(node.cpus, node.gpus) for node in nodes], demand)
         seen = f"{demand} wanted, room for {places} on {several(len(nodes))}"
         remedy = (
-            "bring up more or larger nodes (a group of cluster.deploy with min 0 has none until somebody asks for them; "
-            "raise its min), or ask for less"
+            f"the job will wait {waits_s:g} s for nodes (cluster.wait_for_nodes_s)"
+            if waits_s
+            else "bring up more or larger nodes, let the job wait for a cluster that grows (cluster.wait_for_nodes_s), or ask for less"
         )
-        findings.append(Finding("room", demand.key, OK if places >= demand.workers else FAIL, seen, remedy))
+        short = NOTE if waits_s else FAIL
+        findings.append(Finding("room", demand.key, OK if places >= demand.workers else short, seen, remedy))
     return findings
 
 

@@ -1,5 +1,6 @@
 """A real Ray head for tests: `ray start --head` with token authentication, and `ray job submit` to it."""
 
+import json
 import os
 import secrets
 import shlex
@@ -12,6 +13,7 @@ import uuid
 from pathlib import Path
 
 from processes import Marked
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -23,10 +25,11 @@ class Head:
     """`with Head(folder, environment) as head: head.submit_command("mine", [...])`; leaves no process behind.
 
     `environment` (storage keys and endpoint) is that of the cluster's machines: jobs inherit it.
+    `autoscaling` (node types by name) makes it one that grows, by nodes on this machine.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], *, num_cpus: int = 2):
-        self.folder, self.marked, self.num_cpus = folder, Marked(), num_cpus
+    def __init__(self, folder: Path, environment: dict[str, str], *, num_cpus: int = 2, autoscaling: dict | None = None):
+        self.folder, self.marked, self.num_cpus, self.autoscaling = folder, Marked(), num_cpus, autoscaling
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         self.environment = {
@@ -40,7 +43,13 @@ class Head:
 
     def __enter__(self) -> "Head":
         gcs, dashboard, agent, metrics, runtime = free_ports(5)
-        self.address = f"http://127.0.0.1:{dashboard}"
+        self.address, self.gcs = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}"
+        grows = []
+        if self.autoscaling is not None:
+            self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
+                                 "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+            (self.folder / "autoscaling.json").write_text(json.dumps(autoscaling_config(self.gcs, self.num_cpus, self.autoscaling)))
+            grows = [f"--autoscaling-config={self.folder / 'autoscaling.json'}"]
         self.log = open(self.folder / "head.log", "w+")
         self.temporary = Path("/tmp") / f"ray-head-{uuid.uuid4().hex[:8]}"  # short: socket paths are limited
         self.marked.watch(self.temporary)
@@ -49,7 +58,7 @@ class Head:
              "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--num-cpus={self.num_cpus}",
              f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}",
              f"--runtime-env-agent-port={runtime}", "--min-worker-port=0", "--max-worker-port=0",
-             f"--object-store-memory={150 * 2**20}", f"--temp-dir={self.temporary}"],
+             f"--object-store-memory={150 * 2**20}", f"--temp-dir={self.temporary}", *grows],
             env=self.environment, cwd=self.folder, stdout=self.log, stderr=self.log)
         return self
 
@@ -103,6 +112,17 @@ class Head:
         self.process.wait()
         self.log.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def autoscaling_config(gcs: str, num_cpus: int, types: dict) -> dict:
+    """A cluster file of Ray's own kind for tests, whose nodes are processes on this machine (RAY_FAKE_CLUSTER)."""
+    commands = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands", "head_start_ray_commands",
+                "worker_start_ray_commands", "cluster_synced_files")  # Ray reads them even where there are none
+    head = {"resources": {"CPU": num_cpus}, "node_config": {}, "max_workers": 0}
+    return {**dict.fromkeys(commands, []), "cluster_name": "grows", "max_workers": 4, "upscaling_speed": 1.0, "idle_timeout_minutes": 0.05,
+            "provider": {"type": "external", "module": f"{FakeMultiNodeProvider.__module__}.FakeMultiNodeProvider",
+                         "launch_multiple": True, "disable_node_updaters": True, "head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": gcs},
+            "head_node_type": "ray.head.default", "available_node_types": {"ray.head.default": head, **types}}
 
 
 def free_ports(count: int) -> list[int]:

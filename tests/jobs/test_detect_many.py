@@ -272,17 +272,13 @@ def test_what_the_run_itself_writes_below_the_input_is_left_out(setting, videos)
     assert result["videos"] == 1 and result["skipped"]["written by this run"] > 1
 
 
-def test_the_pool_fits_the_cluster_or_says_what_does_not(videos, tmp_path):
-    def pool(**detect):
-        return job.pool_of(config_of(videos, tmp_path, **detect))
+def test_without_a_number_there_are_as_many_actors_as_the_nodes_hold(videos, tmp_path):
+    def size(nodes, **detect):
+        return job.pool_of(config_of(videos, tmp_path, **detect)).size(nodes)
 
-    assert pool().size("detection", [(4, 0)]) == 4
-    assert pool(actor_gpus=0.25).size("detection", [(8, 1)]) == 4
-    assert pool(actor_gpus=0.25).size("detection", [(4, 1)]) == 2  # the CPUs do not allow four
-    with pytest.raises(UserError, match=r"detect.actors=5 needs 5 x \(1 CPU, 0 GPU\), of which .*4 CPU and 0 GPU.* take 4; lower"):
-        pool(actors=5).size("detection", [(4, 0)])
-    with pytest.raises(UserError, match="8 CPU and 0 GPU.* take 0"):
-        pool(actor_gpus=1).size("detection", [(8, 0)])
+    assert size([(4, 0)]) == 4 and size([(4, 0)], actors=3) == 3
+    assert size([(8, 1)], actor_gpus=0.25) == 4
+    assert size([(4, 1)], actor_gpus=0.25) == 2  # the CPUs do not allow four
 
 
 # ---------------------------------------------------------------------------------------------------- with Ray

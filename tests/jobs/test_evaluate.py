@@ -17,7 +17,7 @@ import jobs.evaluate as job
 from cluster.local import LocalCluster
 from jobs import block_tasks, candidates, gate_tasks, surrogates
 from jobs.cli import run_job
-from jobs.task_pool import require_resources
+from jobs.room import require_room
 from robust.attacks.threat import Linf
 from robust.attacks.transfer import mi_fgsm
 from robust.config_file import parse
@@ -382,7 +382,7 @@ def test_what_is_missing_is_said(folder, tmp_path, by_hand):
 
 @pytest.mark.cluster
 def test_a_cluster_that_is_too_small_is_an_error_not_a_wait(folder, small_ray):
-    with pytest.raises(UserError, match="evaluate.gpus_per_task=1"):
-        require_resources(config_of(folder, gpus_per_task=1))
-    with pytest.raises(UserError, match="evaluate.cpus_per_task=64"):
-        require_resources(config_of(folder, cpus_per_task=64))
+    with pytest.raises(UserError, match=r"evaluate needs 1 x \(1 CPU, 1 GPU\) .* lower evaluate.cpus_per_task or evaluate.gpus"):
+        require_room(config_of(folder, gpus_per_task=1), "evaluate")
+    with pytest.raises(UserError, match=r"evaluate needs 1 x \(64 CPU, 0 GPU\)"):
+        require_room(config_of(folder, cpus_per_task=64), "evaluate")

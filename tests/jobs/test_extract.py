@@ -19,7 +19,7 @@ from jobs.extract import extract, extract_and_remove_stale, pool_of
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.run_folder import RunFolder
 from jobs.video_tasks import tasks_of
-from robust.config import ExtractConfig, StorageConfig
+from robust.config import Config, ExtractConfig, StorageConfig
 from robust.config_file import parse
 from robust.config_identity import dump_yaml
 from robust.data.face_table import read_faces
@@ -372,19 +372,14 @@ def test_a_shard_that_ends_its_checker_is_told_and_the_others_are_checked(cluste
     assert "d/deadly.status.parquet or its crops end the process that reads them" in wrong["d/deadly"][0]
 
 
-def test_the_pool_fits_the_cluster_or_says_what_does_not():
+def test_without_a_number_there_are_as_many_actors_as_the_nodes_hold():
     def size(nodes, **settings):
-        return pool_of(ExtractConfig(**settings)).size("extraction", nodes)
+        return pool_of(Config(extract=ExtractConfig(**settings))).size(nodes)
 
-    assert size([(4, 0)], detect_actors=3) == 3
-    assert size([(8, 1)], detect_gpus=0.5, detect_actors=2) == 2
+    assert size([(4, 0)]) == 4 and size([(4, 0)], detect_actors=3) == 3
+    assert size([(8, 1)], detect_gpus=0.5) == 2
     assert size([(4, 1)], detect_gpus=0.1) == 2  # of ten by the GPU: a CPU each, and decoding needs its own
-    assert size([(2, 0)] * 4 + [(0, 0)], detect_cpus=2) == 4
-    for settings, nodes in [({"detect_actors": 5}, [(4, 0)]), ({"detect_gpus": 1, "detect_actors": 2}, [(8, 1)]),
-                            ({"detect_gpus": 1}, [(1, 1)]), ({"detect_gpus": 1}, [(8, 0)]),
-                            ({"detect_cpus": 4}, [(2, 0)] * 4)]:  # the last has the CPUs, but on no one node
-        with pytest.raises(UserError, match="extract.detect_actors"):
-            size(nodes, **settings)
+    assert size([(3, 0)] * 4 + [(0, 0)], detect_cpus=2) == 4
 
 
 def test_the_demo_data_is_made_first_where_the_config_asks_for_it(tmp_path, monkeypatch):

@@ -191,10 +191,10 @@ def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp
 @pytest.mark.cluster
 def test_more_workers_than_the_cluster_has_is_an_error_not_a_wait(ray_of_two, tmp_path):
     config, storage = with_faces(tmp_path, train={"workers": 8, "cpus_per_worker": 2})
-    with pytest.raises(UserError, match="train.workers: 8 x 2 CPU is more than the cluster's 2 CPU; lower train.workers or train.cpus_per_worker"):
+    with pytest.raises(UserError, match=r"train needs 8 x \(2 CPU, 0 GPU\) .*2 CPU and 0 GPU.* have room for 1; lower train.workers, train.cpus_per_worker"):
         job.train(config, storage)
     config = config_of(tmp_path, train={"gpus_per_worker": 1})
-    with pytest.raises(UserError, match="train.gpus_per_worker"):
+    with pytest.raises(UserError, match="lower .*train.gpus_per_worker"):
         job.train(config, storage)
 
 

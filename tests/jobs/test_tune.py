@@ -16,7 +16,6 @@ from jobs.cli import run_stage
 from jobs.run_folder import RunFolder
 from jobs.tuned import tuned_settings
 from robust.config_file import parse
-from robust.errors import UserError
 from robust.storage import Storage
 from robust.training.recipes import RECIPES, Recipe
 from robust.training.session import load_crops
@@ -221,11 +220,8 @@ def test_a_search_stopped_twice_goes_on_and_a_finished_one_is_left_alone(tmp_pat
     assert json.loads(storage.read_bytes("tiny/tune/result.json"))["winner"] == result["winner"]
 
 
-def test_a_trial_that_fits_nowhere_is_an_error_not_a_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(job.ray, "cluster_resources", lambda: {"CPU": 2.0})
-    with pytest.raises(UserError, match="a trial needs 3 CPU and 0 GPU, the cluster has 2 and 0; lower tune.cpus_per_trial"):
-        job.concurrent_trials(config_of(tmp_path, cpus_per_trial=3))
-    with pytest.raises(UserError, match="1 GPU"):
-        job.concurrent_trials(config_of(tmp_path, gpus_per_trial=1))
-    assert job.concurrent_trials(config_of(tmp_path, max_concurrent=None)) == 2
-    assert job.concurrent_trials(config_of(tmp_path, max_concurrent=1)) == 1
+def test_as_many_trials_as_the_nodes_hold_or_the_config_allows(tmp_path):
+    nodes = [(3, 0), (5, 1)]
+    assert job.concurrent_trials(config_of(tmp_path, max_concurrent=None), nodes) == 8
+    assert job.concurrent_trials(config_of(tmp_path, max_concurrent=None, cpus_per_trial=2), nodes) == 3
+    assert job.concurrent_trials(config_of(tmp_path, max_concurrent=1), nodes) == 1
