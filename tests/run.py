@@ -5,8 +5,8 @@
     python -m tests.run --last-failed       those that failed, with any of pytest's options that select nothing else
     python -m tests.run -m 'not cluster'    with -m or paths: plain pytest
 
-Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those and the comparison with
-other libraries (for balance), the other with the rest. The first is shown while it runs, the other after it. Exit code 0 only if both passed.
+Tests with a Ray cluster mostly wait, so all tests run in two processes side by side: one with those, the comparison with other
+libraries and the slow ones (for balance), the other with the rest. The first is shown while it runs, the other after it. Exit code 0 only if both passed.
 """
 
 import os
@@ -30,10 +30,10 @@ def main(options: list[str]) -> int:
         return subprocess.run(pytest([*part("fault or head", "own-cluster"), *options])).returncode
     with tempfile.TemporaryFile() as output:
         # Each half remembers its own failures: one cache would keep those of the half that ends last.
-        in_process = pytest([*part("not (cluster or reference or fault or head)", "in-process"), *options])
+        in_process = pytest([*part("not (cluster or reference or slow or fault or head)", "in-process"), *options])
         one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # small nets: a second thread would only wait
         beside = subprocess.Popen(in_process, stdout=output, stderr=subprocess.STDOUT, env=one_thread)
-        cluster = pytest([*part("(cluster or reference) and not (fault or head)", "cluster"), *options])
+        cluster = pytest([*part("(cluster or reference or slow) and not (fault or head)", "cluster"), *options])
         codes = [subprocess.run(cluster).returncode, beside.wait()]
         output.seek(0)
         sys.stdout.flush()

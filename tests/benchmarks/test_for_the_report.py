@@ -13,6 +13,8 @@ from robust.models.checkpoint import save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from tests.tiny_run import write_faces
 
+pytestmark = pytest.mark.slow
+
 TINY = Prior(iterations=4, stops=(2, 4), size=32, channels=(8, 8), input_channels=8, average=0.5)
 
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from benchmarks.attack_reference import Row
 from benchmarks.small_detector import SmallDetector, make_images
 from benchmarks.square_rows import square_rows
+
+pytestmark = pytest.mark.slow
 
 
 def told(rows):

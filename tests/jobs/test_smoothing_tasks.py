@@ -14,6 +14,8 @@ from robust.defenses.smoothing import Smoothing, certify, count_votes
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

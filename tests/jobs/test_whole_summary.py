@@ -17,6 +17,8 @@ from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("corruptions", "codec", "whole_video", "universal", "smoothing", "export")
 folder = codec_folder
 
