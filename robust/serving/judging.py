@@ -33,6 +33,9 @@ from robust.models.detector import Detector
 from robust.serving.errors import ServiceError
 from robust.serving.upload import Upload
 
+FILES_IN_MEMORY = 4
+"""Whose frames are kept at a time: one that is decoded, one that is looked at, two that are scored or wait in between."""
+
 Score = Callable[[list[bytes]], Awaitable[np.ndarray]]
 """Takes N encoded face crops, gives their (N,) logits."""
 
@@ -51,6 +54,7 @@ class UploadJudge:
         self.face_detector, self.score = face_detector, score
         self._limits = DecodeLimits.of(extract)
         self._decoding, self._looking = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("decode", "faces"))
+        self._room = asyncio.Semaphore(FILES_IN_MEMORY)
         shared_decoder(self._limits).start()
 
     async def examine(self, upload: Upload, *, name: str, kind: str, deadline: float) -> Examination:
@@ -61,7 +65,7 @@ class UploadJudge:
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(deadline - time.monotonic()), self._room:
                 decoded = await loop.run_in_executor(self._decoding, self._decode, upload, kind, deadline)
                 if decoded.status == "unreadable":
                     raise ServiceError(422, f"the file cannot be read: {decoded.reason}")

@@ -61,7 +61,7 @@ def require_acceptable(headers: Mapping[str, str], max_bytes: int) -> None:
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in FORMS:
-        raise ServiceError(415, "send the file itself as the body, no form: curl --data-binary @FILE or -T FILE")
+        raise ServiceError(415, "send the file itself as the body, no form: curl --data-binary @FILE")
     length = headers.get("content-length")
     if length is None:
         raise ServiceError(411, "tell the file's size in Content-Length; a body in chunks is not taken")

@@ -5,7 +5,13 @@ import base64
 import hashlib
 import io
 import json
+import os
+import signal
+import stat
+import tempfile
+import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -13,10 +19,11 @@ from asgi import ask, asked
 from conftest import CARD, TOKEN
 from PIL import Image
 
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.detection import IMAGE, VIDEO
 from robust.errors import UserError
 from robust.serving.errors import TYPES, ServiceError
-from robust.serving.judging import UploadJudge
+from robust.serving.judging import FILES_IN_MEMORY, UploadJudge
 from robust.serving.page import page
 from robust.serving.upload import Upload, clean_name, kind_of_upload
 from tests import clips
@@ -124,7 +131,6 @@ def test_a_body_longer_than_it_said_is_not_taken_in(endpoint):
 def test_an_image_bomb_is_unreadable(endpoint, monkeypatch):
     bomb = bytearray(png(np.zeros((2, 2, 3), np.uint8)))
     bomb[16:24] = (60000).to_bytes(4, "big") * 2
-    import zlib
     bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     response = asked(endpoint(), body=bytes(bomb))
     assert response.status == 422 and "pixels" in response.json["error"]["message"]
@@ -187,6 +193,34 @@ def test_one_too_many_is_told_to_come_again_and_a_seat_is_free_afterwards(endpoi
     asyncio.run(crowd())
 
 
+def test_frames_of_few_files_are_in_memory_however_many_wait(endpoint, examiner, video):
+    class Held:
+        let_go, looked_at = threading.Event(), 0
+
+        def detect(self, frames):
+            self.looked_at += 1
+            assert self.let_go.wait(60)
+            return [[] for _ in frames]
+
+    held = Held()
+    judge = UploadJudge(examiner.extract, 2, examiner.thresholds, held, None)
+    decoded, original = [], judge._decode
+    judge._decode = lambda *arguments: decoded.append(original(*arguments)) or decoded[-1]
+
+    async def crowd():
+        app = endpoint(judge=judge)
+        waiting = [asyncio.create_task(ask(app, body=video)) for _ in range(FILES_IN_MEMORY + 3)]
+        while len(decoded) < FILES_IN_MEMORY:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert len(decoded) == FILES_IN_MEMORY and held.looked_at == 1
+        held.let_go.set()
+        assert {one.json["verdict"]["status"] for one in await asyncio.gather(*waiting)} == {"no_face"}
+
+    asyncio.run(crowd())
+    assert len(decoded) == FILES_IN_MEMORY + 3
+
+
 def test_a_slow_upload_ends_with_the_time_limit(endpoint):
     began = time.monotonic()
     response = asked(endpoint(timeout_s=0.3), pieces=[b"x"] * 1000, pause_s=0.05, headers={"content-length": "1000"})
@@ -221,13 +255,18 @@ def test_judging_ends_with_the_time_limit_and_the_next_request_is_served(endpoin
     asyncio.run(two())
 
 
-def test_a_decoder_that_hangs_is_ended_with_the_request(examiner, endpoint, tmp_path):
-    hour = clips.repeated(clips.counting(40, height=720, width=1280, bf="0"), 300, tmp_path / "long.mp4").read_bytes()
-    damaged = hour[:len(hour) - len(hour) // 3]  # cut: it has to be read to its end
-    judge = UploadJudge(examiner.extract, 4, examiner.thresholds, examiner.face_detector, None)
+def test_decoding_ends_with_the_request_that_it_is_for(examiner, endpoint, video):
+    extract = examiner.extract.model_copy(update={"decode_memory_mb": 128})  # a process of its own
+    judge = UploadJudge(extract, 4, examiner.thresholds, examiner.face_detector, None)
+    decoder = shared_decoder(DecodeLimits.of(extract))
+    assert decoder.read_frames(video, count=1).status == "ok"
+    os.kill(decoder.pid, signal.SIGSTOP)  # hangs, as on a crafted file
     began = time.monotonic()
-    response = asked(endpoint(judge=judge, timeout_s=1), body=damaged)
-    assert response.status in (408, 422, 504) and time.monotonic() - began < 30
+    response = asked(endpoint(judge=judge, timeout_s=0.5), body=video)
+    assert (response.status, response.error) == (504, "timeout")
+    while decoder.pid is not None and time.monotonic() < began + 30:
+        time.sleep(0.05)
+    assert decoder.pid is None  # it did not go on until extract.decode_timeout_s
 
 
 def test_a_failure_of_the_server_is_a_500_that_tells_nothing(endpoint, examiner, video, caplog):
@@ -244,10 +283,6 @@ def test_a_failure_of_the_server_is_a_500_that_tells_nothing(endpoint, examiner,
 
 
 def test_files_have_no_name_are_private_and_go_with_their_request(endpoint, video, open_files, tmp_path, monkeypatch):
-    import os
-    import stat
-    import tempfile
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     app, facts = endpoint(), []
     original = Upload.add
