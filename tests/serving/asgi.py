@@ -6,6 +6,9 @@ import asyncio
 import dataclasses
 import json
 
+TOKEN = "a-token-of-twenty-letters-and-more"
+CARD = {"threshold": 0.01, "frame_threshold": -0.02, "threshold_rule": "made up"}
+
 
 @dataclasses.dataclass
 class Response:

@@ -1,8 +1,6 @@
 """The endpoint in this process: planted faces, an untrained model, the real decoding process."""
 
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +15,7 @@ from robust.serving.answer import About
 from robust.serving.app import build_app
 from robust.serving.judging import UploadJudge, score_here
 from tests import clips
-
-sys.path.insert(0, str(Path(__file__).parent))
-TOKEN = "a-token-of-twenty-letters-and-more"
-CARD = {"threshold": 0.01, "frame_threshold": -0.02, "threshold_rule": "made up"}
+from tests.serving.asgi import CARD
 
 
 class Middle:

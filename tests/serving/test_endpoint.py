@@ -15,8 +15,6 @@ import zlib
 
 import numpy as np
 import pytest
-from asgi import ask, asked
-from conftest import CARD, TOKEN
 from PIL import Image
 
 from robust.data.decoder_process import DecodeLimits, shared_decoder
@@ -27,6 +25,7 @@ from robust.serving.judging import FILES_IN_MEMORY, UploadJudge
 from robust.serving.page import page
 from robust.serving.upload import Upload, clean_name, kind_of_upload
 from tests import clips
+from tests.serving.asgi import CARD, TOKEN, ask, asked
 
 
 def png(image, **options) -> bytes:

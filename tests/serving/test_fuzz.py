@@ -3,12 +3,12 @@
 import asyncio
 
 import numpy as np
-from asgi import ask
 
 from benchmarks import mutated_videos
 from benchmarks.serving import hostile_requests
 from robust.data.decoder_process import shared_decoder
 from tests import clips
+from tests.serving.asgi import ask
 
 COUNT = 300
 

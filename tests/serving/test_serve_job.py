@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOKEN
 
 from jobs import serve as job
 from jobs.serve_deployments import score_apart, score_together
@@ -29,6 +28,7 @@ from robust.serving.access import Access
 from robust.storage import Storage
 from tests import clips
 from tests.cluster.processes import Marked, listening
+from tests.serving.asgi import TOKEN
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = {"threshold": 0.01, "threshold_rule": "made up", "extract": {"margin": 0.25}}
