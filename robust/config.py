@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from robust.config_section import Section, resource
 from robust.deploy_config import DeployConfig
 from robust.object_stores.address import holds_credentials
+from robust.serve_config import ServeConfig
 
 PIXEL = 1.0 / 255.0
 """One step of an 8-bit channel, in the [0, 1] units that robust/ computes in."""
@@ -448,6 +449,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     detect: DetectConfig = DetectConfig()
+    serve: ServeConfig = ServeConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -48,12 +48,12 @@ def draw_tile(
     tile.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(tile)
     for box in other_boxes:
-        draw.rectangle(_scaled(box, scale, width, height), outline=GREY, width=2)
+        draw.rectangle(scaled_box(box, scale, width, height), outline=GREY, width=2)
     text, ink = f"#{frame.frame_index}  {frame.timestamp_s:.2f} s  ", GREY
     if frame.logit is None:
         text += "no face"
     else:
-        draw.rectangle(_scaled(frame.box, scale, width, height), outline=colour(frame.logit, threshold), width=3)
+        draw.rectangle(scaled_box(frame.box, scale, width, height), outline=colour(frame.logit, threshold), width=3)
         text, ink = f"{text}{frame.logit:+.2f}", INK
     draw.text((2, height + 2), text, fill=ink, font=ImageFont.load_default(12))
     return tile
@@ -67,7 +67,7 @@ def colour(logit: float, threshold: float) -> tuple[int, int, int]:
     return tuple(round(a + (b - a) * place) for a, b in zip(low, high))
 
 
-def _scaled(box, scale: float, width: int, height: int) -> tuple[float, ...]:
+def scaled_box(box, scale: float, width: int, height: int) -> tuple[float, ...]:
     """The box in the small picture, ending at its edges."""
     x0, y0, x1, y1 = (float(value) * scale for value in box)
     return max(x0, 0), max(y0, 0), min(x1, width - 1), min(y1, height - 1)

@@ -15,14 +15,14 @@ import torch
 
 from robust.config import ExtractConfig, StorageConfig
 from robust.config_identity import science
-from robust.data.decoder_process import DecodeLimits
+from robust.data.decoder_process import DecodeLimits, shared_decoder
 from robust.data.extraction import Source, decode_source, faces_of, read_source
 from robust.data.faces import Face, FaceDetector
 from robust.data.images import decode_image
 from robust.data.inputs import to_input
 from robust.data.rows import REAL, VideoRow
 from robust.data.tree import is_video
-from robust.data.video import MAX_PIXELS, DecodedVideo, UnreadableVideo, read_image, unreadable
+from robust.data.video import MAX_PIXELS, DecodedVideo, unreadable
 from robust.errors import UserError
 from robust.evaluation.metrics import video_scores
 from robust.models.detector import Detector
@@ -152,20 +152,60 @@ class Examiner:
         row, limits = video_row(name, uri), DecodeLimits.of(self.extract)
         if kind == VIDEO:
             return decode_source(row, count=self.frames, storage_config=self.storage, limits=limits)
-        return _decode_image(row, self.storage)
+        return _decode_image(row, self.storage, limits)
 
     def judge(self, name: str, uri: str, kind: str, decoded: DecodedVideo, source: Source | None) -> Examination:
         """The second half, which needs no storage and may be on another machine."""
-        row = video_row(name, uri)
-        seen = _Seen(self.face_detector)
-        crops, status = faces_of(row, decoded, self.extract, seen, source=source, fingerprint="")
-        logits = score_crops(self.model, [decode_image(crop["image"]) for crop in crops])
-        if not np.isfinite(logits).all():
-            raise UserError(f"{name}: the model's logit is not finite; the checkpoint has diverged, use another")
-        crops, logits = _most_fake_person(crops, logits)
-        other_boxes = _other_boxes(seen.found, decoded, crops)
-        verdict = _judge(row, kind, self.thresholds[kind], status, _frame_scores(decoded, crops, logits), other_boxes)
-        return Examination(verdict, decoded.frames, other_boxes)
+        found = find_faces(name, uri, kind, decoded, source, self.extract, self.face_detector)
+        logits = score_crops(self.model, [decode_image(crop) for crop in found.images])
+        return conclude(found, logits, self.thresholds[kind])
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundFaces:
+    """What lies between `find_faces` and `conclude`: the frames of a file and the crops that a model is to score.
+
+    Args:
+        crops, status: of `robust.data.extraction.faces_of`.
+        faces: of each frame, all that the face detector found.
+    """
+
+    row: VideoRow
+    kind: str
+    decoded: DecodedVideo
+    crops: list[dict]
+    status: dict
+    faces: list[list[Face]]
+
+    @property
+    def images(self) -> list[bytes]:
+        """The crops, encoded."""
+        return [crop["image"] for crop in self.crops]
+
+
+def find_faces(
+    name: str, uri: str, kind: str, decoded: DecodedVideo, source: Source | None, extract: ExtractConfig,
+    face_detector: FaceDetector
+) -> FoundFaces:
+    """The crops to be judged, on a machine that may have no model."""
+    row, seen = video_row(name, uri), _Seen(face_detector)
+    crops, status = faces_of(row, decoded, extract, seen, source=source, fingerprint="")
+    return FoundFaces(row, kind, decoded, crops, status, seen.found)
+
+
+def conclude(found: FoundFaces, logits: np.ndarray, threshold: Threshold) -> Examination:
+    """The verdict, from the (N,) logits of the N crops in their order.
+
+    Raises:
+        UserError: a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise UserError(f"{found.row.video_id}: the model's logit is not finite; the checkpoint has diverged, use another")
+    decoded = found.decoded
+    crops, logits = _most_fake_person(found.crops, logits)
+    other_boxes = _other_boxes(found.faces, decoded, crops)
+    frames = _frame_scores(decoded, crops, logits)
+    return Examination(_judge(found.row, found.kind, threshold, found.status, frames, other_boxes), decoded.frames, other_boxes)
 
 
 def kind_of(path: str) -> str | None:
@@ -233,20 +273,16 @@ def video_row(name: str, uri: str) -> VideoRow:
     return VideoRow(name, uri, REAL, "", "", ("unknown",), "test")
 
 
-def _decode_image(row: VideoRow, storage: StorageConfig) -> tuple[DecodedVideo, Source | None]:
+def _decode_image(
+    row: VideoRow, storage: StorageConfig, limits: DecodeLimits
+) -> tuple[DecodedVideo, Source | None]:
     try:
         source = read_source(row.uri, storage, whole_bytes=MAX_IMAGE_BYTES)
     except MissingObject:
         return unreadable("the file does not exist"), None
     if source.size > MAX_IMAGE_BYTES:
         return unreadable(f"{source.size} bytes, more than an image has ({MAX_IMAGE_BYTES})"), source
-    try:
-        image = read_image(source.content)
-    except UnreadableVideo as error:
-        return unreadable(str(error)), source
-    except Exception as error:  # a decoder's surprise, as in decode_source
-        return unreadable(f"the decoder failed: {type(error).__name__}: {error}"[:300]), source
-    return DecodedVideo(image[None], np.zeros(1, np.int64), np.zeros(1), "ok", ""), source
+    return shared_decoder(limits).read_image(source.content), source
 
 
 def _most_fake_person(crops: list[dict], logits: np.ndarray) -> tuple[list[dict], np.ndarray]:

@@ -199,6 +199,18 @@ def test_other_crops_than_the_models_own_are_told():
     assert len(crop_differences({"extract": {"decoder": "decord"}}, ExtractConfig(decoder="av"))) == 1
 
 
+def test_a_photograph_is_decoded_in_the_process_of_videos(tmp_path, monkeypatch):
+    path = tmp_path / "face.png"
+    Image.fromarray(red_square(200)).save(path)
+    judge = examiner(Planted((20, 10, 60, 50)))
+    monkeypatch.setattr("robust.data.video.read_image", None)  # as this process would find it
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("decoded in this process"))
+    decoded, _ = judge.decode("face.png", str(path), IMAGE)
+    assert np.array_equal(decoded.frames, red_square(200)[None]) and decoded.status == "ok"
+    path.write_bytes(path.read_bytes()[:40])
+    assert judge.decode("face.png", str(path), IMAGE)[0].reason == "not an image"
+
+
 def test_a_video_is_decoded_as_the_settings_say(tmp_path, monkeypatch):
     path, asked = write_clip(tmp_path / "v.mp4", [red_square(90)] * 4), []
     monkeypatch.setattr(extraction, "shared_decoder", lambda limits: asked.append(limits) or shared_decoder(limits))

@@ -18,9 +18,9 @@ from collections import OrderedDict
 import cv2
 import numpy as np
 
-from robust.data.decoded import DecodedVideo, FrameSink, unreadable
+from robust.data.decoded import DecodedVideo, FrameSink, UnreadableVideo, unreadable
 from robust.data.decoder_protocol import BLOCK_BYTES, MESSAGE_BYTES
-from robust.data.video import read_frames
+from robust.data.video import read_frames, read_image
 
 BLOCKS = 8
 GRACE_S = 30  # a process whose parent was killed while it hung ends by itself this long after the limit
@@ -78,7 +78,12 @@ def _decode(channel: socket.socket, job: dict, handles: list[int], memory: int) 
     source = f"/proc/self/fd/{content}" if job["bytes"] is None else RemoteFile(channel, content, job["bytes"])
     sink = _SharedFrames(channel, mmap.mmap(frames, memory))
     try:
+        if job["image"]:
+            sink.add(0, 0.0, read_image(source))
+            return sink.video("ok", "")
         return read_frames(source, count=job["count"], name="", sink=sink, decord=job["decord"])
+    except UnreadableVideo as error:
+        return unreadable(str(error))
     except MemoryError:
         return sink.rest(f"decoding needed more than {memory // 2**20} MB")
     except Exception as error:  # a decoder's surprise is this video's alone

@@ -4,7 +4,7 @@ The process is started once and serves video after video; one that died or had t
 may take it over, so it gets no credentials and nothing to write, and its answers are read as data and checked: no
 pickle. The two speak over a socket pair, one JSON object a packet:
 
-    to the child    {"count", "timeout_s", "decord", "bytes"} with two file handles: the video (or, where "bytes" tells
+    to the child    {"count", "image", "timeout_s", "decord", "bytes"} with two file handles: the video (or, where "bytes" tells
                     its size, a window in which pieces of it appear when asked for) and the memory for the frames
     from the child  {"kind": "ready" | "restart"}, {"kind": "size", "height", "width"},
                     {"kind": "frame", "index", "time_s"}: the next (H, W, 3) uint8 in the memory is good,
@@ -72,6 +72,15 @@ def shared_decoder(limits: DecodeLimits) -> DecoderProcess:
     return DecoderProcess(limits)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What a child is to make of a file: `count` frames of a video or the one of a photograph, in so many seconds."""
+
+    count: int
+    image: bool
+    timeout_s: float
+
+
 class _Gone(Exception):
     """The child is dead."""
 
@@ -121,17 +130,31 @@ class DecoderProcess:
         self._child = self._channel = None
         return status
 
-    def read_frames(self, source: bytes | str | os.PathLike | Ranged, *, count: int) -> DecodedVideo:
+    def read_frames(
+        self, source: bytes | str | os.PathLike | Ranged, *, count: int, timeout_s: float | None = None
+    ) -> DecodedVideo:
         """Decodes `count` frames spread evenly over a video, or all of them if it has fewer.
 
         Whatever is wrong with the file is told in the result. Errors of a Ranged source pass through.
 
+        Args:
+            timeout_s: less than the limits' for this file alone.
         Raises:
             OSError: this machine's fault, e.g. too many open files.
             RuntimeError: the decoding process cannot be started at all.
         """
         if count < 1:
             raise ValueError(f"count is {count}, must be at least 1")
+        return self._read(source, _Task(count, False, self._patience(timeout_s)))
+
+    def read_image(self, source: bytes | str | os.PathLike, *, timeout_s: float | None = None) -> DecodedVideo:
+        """A photograph as a video of one frame, turned upright as its EXIF says; all else as in `read_frames`."""
+        return self._read(source, _Task(1, True, self._patience(timeout_s)))
+
+    def _patience(self, timeout_s: float | None) -> float:
+        return self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
+
+    def _read(self, source, task: _Task) -> DecodedVideo:
         with self._lock, contextlib.ExitStack() as stack:
             try:
                 handle, ranged = stack.enter_context(handle_of(source))
@@ -139,13 +162,13 @@ class DecoderProcess:
                 if error.errno not in FAULTS_OF_A_PATH:
                     raise
                 return unreadable(f"{NOT_OPENED}{error.strerror}")
-            return self._decoded(handle, ranged, count)
+            return self._decoded(handle, ranged, task)
 
-    def _decoded(self, handle: int, ranged: Ranged | None, count: int) -> DecodedVideo:
+    def _decoded(self, handle: int, ranged: Ranged | None, task: _Task) -> DecodedVideo:
         """As often as a crash may have been somebody else's fault."""
-        decord, kills = self.limits.decord, 0
+        decord, kills = self.limits.decord and not task.image, 0
         while True:
-            decoded, crash = self._attempt(handle, ranged, count, decord)
+            decoded, crash = self._attempt(handle, ranged, task, decord)
             if crash == -signal.SIGKILL and kills < KILLS_FORGIVEN:
                 kills += 1
             elif crash is not None and decord and ranged is None and not len(decoded.frames):
@@ -153,18 +176,20 @@ class DecoderProcess:
             else:
                 return decoded
 
-    def _attempt(self, handle: int, ranged: Ranged | None, count: int, decord: bool) -> tuple[DecodedVideo, int | None]:
+    def _attempt(
+        self, handle: int, ranged: Ranged | None, task: _Task, decord: bool
+    ) -> tuple[DecodedVideo, int | None]:
         """What one child makes of it, and its exit status if it crashed."""
         with memory("frames", self.limits.memory_mb * 2**20) as frames:
-            answer = Answer(frames, self.limits.memory_mb * 2**20, count)
+            answer = Answer(frames, self.limits.memory_mb * 2**20, task.count)
             try:
                 self._make_ready()
+                self._deadline, self._watched = time.monotonic() + task.timeout_s, 0.0
                 self._videos += 1
-                job = {"count": count, "timeout_s": self.limits.timeout_s, "decord": decord,
-                       "bytes": None if ranged is None else ranged.size()}
+                job = {**dataclasses.asdict(task), "decord": decord, "bytes": None if ranged is None else ranged.size()}
                 self._give(job, [handle, frames])
                 while not answer.done:
-                    self._hear(answer, handle, ranged)
+                    self._hear(answer, handle, ranged, task.timeout_s)
                 return answer.video(), None
             except Ended as ended:
                 self.close()
@@ -182,7 +207,6 @@ class DecoderProcess:
             if not self._ready and select.select([self._channel], [], [], START_TIMEOUT_S)[0] and self._received():
                 self._ready, self._idle_bytes = True, _resident_bytes(self._child.pid)
             if self._ready:
-                self._deadline, self._watched = time.monotonic() + self.limits.timeout_s, 0.0
                 return
             status = self.close()
         raise RuntimeError(f"the decoding process does not start (exit status {status}, {START_ATTEMPTS} attempts); what "
@@ -209,7 +233,7 @@ class DecoderProcess:
         except ConnectionError:
             return b""
 
-    def _hear(self, answer: Answer, handle: int, ranged: Ranged | None) -> None:
+    def _hear(self, answer: Answer, handle: int, ranged: Ranged | None, timeout_s: float) -> None:
         """One message, or a while without one.
 
         Raises:
@@ -218,7 +242,7 @@ class DecoderProcess:
         """
         now = time.monotonic()
         if now > self._deadline:
-            raise Ended(f"decoding took longer than {self.limits.timeout_s:g} s")
+            raise Ended(f"decoding took longer than {timeout_s:g} s")
         if now > self._watched + WATCH_EVERY_S:
             self._watched = now
             if _resident_bytes(self._child.pid) - self._idle_bytes > self.limits.memory_mb * 2**20:

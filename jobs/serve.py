@@ -1,0 +1,148 @@
+"""Verdicts over HTTP: `python -m jobs.serve [detect.checkpoint=FOLDER] [serve.port=8000] [section.key=value ...]`.
+
+A page to drop a video on at /, `POST /v1/detect` for programs (docs/serving.md). A verdict is that of jobs.detect. Ctrl-C ends
+it. On a cluster that Kubernetes runs, `jobs.serve:application` is the import path of a RayService.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import ray
+from ray import serve
+
+from jobs.cli import run_job
+from jobs.detect import checkpoint_facts, find_checkpoint
+from jobs.serve_deployments import Plan, bind
+from robust.config import Config
+from robust.config_file import default_config, load_config
+from robust.config_identity import science
+from robust.detection import crop_differences, thresholds_of
+from robust.errors import ConfigError, UserError
+from robust.models.checkpoint import CARD
+from robust.serving.access import Access
+from robust.storage import MissingObject, Storage
+
+NAME = "detection"
+LOOK_EVERY_S = 5
+
+
+def main(config: Config, storage: Storage) -> dict:
+    with served(config, storage) as address:
+        print(f"{address}  the page; POST {address}/v1/detect; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(LOOK_EVERY_S)
+                require_running()
+    return {"summary": "stopped"}
+
+
+def application(args: dict) -> serve.Application:
+    """For serveConfigV2 and `serve run jobs.serve:application section.key=value`.
+
+    Args:
+        args: settings as on a command line, {"section.key": value}, and "profile". Who reaches the endpoint is up to the cluster,
+            so the token's environment variable must be set.
+    """
+    overrides = dict(args)
+    profile = overrides.pop("profile", None)
+    told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+    config = load_config(default_config(), told, profile=profile)
+    Access.from_environment(config.serve, os.environ, local=False)
+    return bind(plan_of(config, Storage.from_config(config.storage), open_here=False))
+
+
+def plan_of(config: Config, storage: Storage, *, open_here: bool) -> Plan:
+    """Finds the checkpoint and what verdicts are given with.
+
+    Raises:
+        UserError: there is no checkpoint, or its card has no threshold and none is set.
+    """
+    place, key = find_checkpoint(config, storage)
+    try:
+        card = place.read_json(f"{key}/{CARD}")
+    except MissingObject as error:
+        raise UserError(f"detect.checkpoint: {error} A checkpoint is a folder with model.safetensors and {CARD}.") from None
+    thresholds = thresholds_of(card, config.detect.threshold)
+    about = {
+        "checkpoint": {"uri": place.uri(key), **checkpoint_facts(card)},
+        "thresholds": {kind: dataclasses.asdict(threshold) for kind, threshold in thresholds.items()},
+        "settings": {"frames": config.detect.frames, "extract": science(config.extract)},
+        "warnings": crop_differences(card, config.extract),
+    }
+    return Plan(config, place, key, card, thresholds, about, open_here)
+
+
+@contextlib.contextmanager
+def served(config: Config, storage: Storage) -> Iterator[str]:
+    """The endpoint on the Ray cluster that is up; gives its address, and takes Serve down again.
+
+    Raises:
+        ConfigError: others could reach it and there is no token.
+        UserError: the port is taken, Serve runs already, the cluster is too small, or it does not start.
+    """
+    access = Access.from_environment(config.serve, os.environ, local=config.serve.is_local)
+    plan = plan_of(config, storage, open_here=access.token is None)
+    for warning in plan.about["warnings"]:
+        print(f"warning: {warning}", flush=True)
+    require_room(config, ray.cluster_resources())
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if serve.status().proxies:
+        raise UserError("Ray Serve runs on this cluster already; deploy jobs.serve:application there (docs/serving.md)")
+    if config.cluster.address == "local":
+        require_free_port(config.serve.host, config.serve.port)
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.serve.host, "port": config.serve.port},
+                    logging_config={"log_level": "WARNING", "enable_access_log": False})
+        try:
+            serve.run(bind(plan), name=NAME, route_prefix="/")
+        except RuntimeError as error:
+            raise UserError(f"the endpoint does not start: {error}") from error
+        host = f"[{config.serve.host}]" if ":" in config.serve.host else config.serve.host
+        yield f"http://{host}:{config.serve.port}"
+    finally:
+        serve.shutdown()
+
+
+def require_running() -> None:
+    """Raises: UserError: the endpoint is no more, or Serve has given it up."""
+    found = serve.status().applications.get(NAME)
+    if found is None or found.status in ("DEPLOY_FAILED", "DELETING", "NOT_STARTED"):
+        raise UserError(f"the endpoint is gone ({found.message if found else 'another has deleted it'}); start it again")
+
+
+def require_room(config: Config, cluster: dict[str, float]) -> None:
+    """Raises: UserError: the cluster cannot hold the least number of processes; Serve would wait without end."""
+    kinds = (config.serve.faces, config.serve.model)
+    for name, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
+        needed = sum(kind.least * getattr(kind, attribute) for kind in kinds)
+        if needed > cluster.get(name, 0):
+            raise UserError(f"serve.faces and serve.model need {needed:g} {name}s, the cluster has {cluster.get(name, 0):g}; "
+                            f"lower serve.*.least or serve.*.{attribute}, or use a larger cluster")
+
+
+def require_free_port(host: str, port: int) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        raise ConfigError(f"serve.host: {host!r} is no address of this machine") from None
+    except OSError as error:
+        raise UserError(f"serve.host, serve.port: cannot listen on {host} port {port}: {error.strerror}; set another") from None
+
+
+if __name__ == "__main__":
+    # By its module's name: Ray's workers cannot import from __main__.
+    from jobs.serve import main as job
+
+    sys.exit(run_job("serve", job, in_run_folder=False))
