@@ -73,9 +73,8 @@ class EndpointConfig(Section):
     """The RayService: jobs.serve on a cluster of its own (docs/cluster/kuberay.md)."""
 
     group: DnsName | None = Field(None, description="which of the groups its nodes are of; null: the first")
-    min_replicas: int = Field(2, ge=1, description="processes that judge, at least; their nodes are always there")
-    max_replicas: int = Field(4, ge=1, description="at most so many, by the requests that wait")
-    replicas_per_node: int = Field(1, ge=1, description="at most so many on a node: they are lost together")
+    min: int = Field(2, ge=1, description="nodes that are always there; of two one may be lost")
+    max: int | None = Field(None, ge=1, description="at most so many; null: the group's max")
     token_secret: DnsName = Field(
         "robust-deepfake-endpoint", description="Secret with the endpoint's token under its variable's name"
     )
@@ -87,13 +86,10 @@ class EndpointConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> EndpointConfig:
-        here = "cluster.deploy.kubernetes.endpoint"
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"{here}.min_replicas: {self.min_replicas} is above max_replicas {self.max_replicas}; lower it or raise that"
-            )
         if self.redis is None and self.redis_secret:
-            raise ValueError(f"{here}.redis_secret: {self.redis_secret!r}, but no Redis: give {here}.redis, or take it out")
+            raise ValueError(
+                f"cluster.deploy.kubernetes.endpoint.redis_secret: {self.redis_secret!r}: of no Redis; give redis, or take it out"
+            )
         return self
 
 

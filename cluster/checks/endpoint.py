@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from cluster.checks import Problem, fitted
 from cluster.checks.common import LOOPBACK, REFERENCE, VARIABLE
 from cluster.checks.reading import read
-from cluster.demands import Demand, fitting
+from cluster.demands import Demand, fitting, without_room
 from cluster.description import PACKAGES, ROOT
 from cluster.kinds.pods import GPU, PART_OF
-from cluster.kinds.rayservice import IMPORT_PATH, PORT_NAME, serve_port, token_variable
+from cluster.kinds.rayservice import IMPORT_PATH, PORT_NAME, processes, serve_port, token_variable
 from cluster.schemas import schema
 from robust.config import Config
 from robust.config_overrides import overridden
@@ -42,6 +42,10 @@ class Served:
     @property
     def applications(self) -> list[tuple[str, dict]]:
         return [(f"applications.{number}", item) for number, item in enumerate(self.config.get("applications") or [])]
+
+    @property
+    def workers(self) -> list[dict]:
+        return list(self.groups.values())[1:]
 
     @property
     def http(self) -> dict:
@@ -82,15 +86,18 @@ def problems(file: str, document: dict, policies: list[dict], settings: Config) 
         yield from _import(inner, f"{key}.import_path", application.get("import_path"))
         yield from _code(inner, key, application, variable)
         try:
-            variable = token_variable(overridden(settings, application.get("args") or {}))
+            config = overridden(settings, application.get("args") or {})
         except ConfigError as error:
             for line in str(error).splitlines():
                 name, _, told = line.partition(": ")
                 remedy = "the application would refuse its arguments; render again"
                 yield Problem("settings", inner, f"{key}.args.{name}", told, remedy)
+        else:
+            variable = token_variable(config)
+            yield from _agreement(served, f"{key}.args", config)
         for number, deployment in enumerate(application.get("deployments") or []):
             yield from _room(served, f"{key}.deployments.{number}", deployment)
-    yield from _ports(served, settings)
+    yield from _ports(served)
     yield from _tokens(served, variable)
     yield from _reach(served, policies)
     if spec.get("excludeHeadPodFromServeSvc") is not True:
@@ -134,27 +141,45 @@ def _code(file: str, key: str, application: dict, token: str) -> Iterator[Proble
                 yield Problem("secret-value", file, f"{where}.env_vars.{name}", "(a value)", REFERENCE)
 
 
+def _agreement(served: Served, key: str, config: Config) -> Iterator[Problem]:
+    """Whether what the application was told is what the cluster has: port, host, and room for its processes."""
+    if serve_port(config) != served.port:
+        remedy = f"the application's serve.port is {serve_port(config)}; give the same"
+        yield Problem("port-differs", served.inner, "http_options.port", served.port, remedy)
+    if "serve" in Config.model_fields and config.serve.host in LOOPBACK:
+        remedy = "give the pod network's 0.0.0.0, on which it asks for a token"
+        yield Problem("no-token", served.inner, f"{key}.serve.host", config.serve.host, remedy)
+    nodes = [_size(group) for group in served.workers for _ in range(group.get("maxReplicas", 0))]
+    if (demand := without_room(nodes, processes(config, "most"))) is not None:
+        remedy = f"{demand} do not fit beside the rest on the {len(nodes)} nodes at most; ask for less, or raise maxReplicas"
+        yield Problem("no-room", served.inner, f"{key}.{demand.key}", demand.workers, remedy)
+
+
 def _room(served: Served, key: str, deployment: dict) -> Iterator[Problem]:
-    """Whether the most replicas fit on the most nodes; else requests wait for replicas that never come."""
+    """Whether the most replicas of an overridden deployment fit; else requests wait for some that never come."""
     scaling, fixed = deployment.get("autoscaling_config"), deployment.get("num_replicas", 1)
     if scaling is not None or not isinstance(fixed, int):
-        where, most = f"{key}.autoscaling_config.max_replicas", (scaling or {}).get("max_replicas", UNLIMITED)
+        usual = 1 if fixed != "auto" else UNLIMITED
+        where, most = f"{key}.autoscaling_config.max_replicas", (scaling or {}).get("max_replicas", usual)
     else:
         where, most = f"{key}.num_replicas", fixed
     options = deployment.get("ray_actor_options") or {}
     demand = Demand(where, "serve", most, options.get("num_cpus") or 1, options.get("num_gpus") or 0)
     a_node, places = deployment.get("max_replicas_per_node") or most, 0
-    for group in served.groups.values():
-        if "groupName" in group:
-            limits = (_container(group).get("resources") or {}).get("limits") or {}
-            fit = fitting(_number(limits.get("cpu")), _number(limits.get(GPU)), demand)
-            places += max(0, min(a_node, fit)) * max(0, group.get("maxReplicas", 0))
+    for group in served.workers:
+        places += max(0, min(a_node, fitting(*_size(group), demand))) * max(0, group.get("maxReplicas", 0))
     if places < most:
         remedy = f"the worker groups have room for {places} at their largest; lower it, or raise maxReplicas"
         yield Problem("no-room", served.inner, where, most, remedy)
     if isinstance((scaling or {}).get("min_replicas"), int) and scaling["min_replicas"] > most:
         remedy = f"max_replicas is {most}; lower one or raise the other"
         yield Problem("min-above-max", served.inner, f"{key}.autoscaling_config.min_replicas", scaling["min_replicas"], remedy)
+
+
+def _size(group: dict) -> tuple[float, float]:
+    """(CPUs, GPUs) of a node, as Ray will see them."""
+    limits = (_container(group).get("resources") or {}).get("limits") or {}
+    return _number(limits.get("cpu")), _number(limits.get(GPU))
 
 
 def _number(quantity: str | int | None) -> float:
@@ -166,8 +191,8 @@ def _number(quantity: str | int | None) -> float:
         return 0.0
 
 
-def _ports(served: Served, settings: Config) -> Iterator[Problem]:
-    """Whether the proxies, KubeRay's Service and its probes, and the application mean the same port."""
+def _ports(served: Served) -> Iterator[Problem]:
+    """Whether the proxies, KubeRay's Service and its probes mean the same port."""
     for key, group in served.groups.items():
         ports = _container(group).get("ports") or []
         named = [port.get("containerPort") for port in ports if port.get("name") == PORT_NAME]
@@ -178,12 +203,6 @@ def _ports(served: Served, settings: Config) -> Iterator[Problem]:
         elif named[0] != served.port:
             remedy = f"http_options.port of serveConfigV2 is {served.port}; give the same"
             yield Problem("port-differs", served.file, f"{where}.{PORT_NAME}", named[0], remedy)
-    for key, application in served.applications:
-        arguments = application.get("args") or {}
-        meant = arguments.get("serve.port", serve_port(settings))
-        if meant != served.port:
-            remedy = f"the application's serve.port is {meant}; give the same"
-            yield Problem("port-differs", served.inner, "http_options.port", served.port, remedy)
     if served.http.get("host") in LOOPBACK:
         remedy = "give 0.0.0.0, the pod network: on the loopback no other pod reaches it"
         yield Problem("endpoint-closed", served.inner, "http_options.host", served.http["host"], remedy)

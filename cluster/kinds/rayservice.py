@@ -6,7 +6,7 @@ runs; another image or other pods make a new cluster, to which KubeRay turns onc
 
 from __future__ import annotations
 
-from cluster.demands import Demand, fitting
+from cluster.demands import Demand, without_room
 from cluster.description import HOME, Description
 from cluster.kinds import dumped
 from cluster.kinds.pods import cluster_spec, from_namespace, labels_of, metadata_of, tcp, usable_cpus
@@ -16,12 +16,12 @@ from robust.deploy_config import GroupConfig
 from robust.errors import ConfigError
 
 IMPORT_PATH = "jobs.serve:application"
-DEPLOYMENT = "Detector"
-"""The class in jobs.serve that has replicas."""
 SECTIONS = ("run", "storage", "extract", "detect", "serve")
 """What jobs.serve reads."""
 COMPONENT, ENDPOINT = "app.kubernetes.io/component", "endpoint"
 """The label that the endpoint's pods have and no others."""
+EVERYWHERE = "0.0.0.0"
+"""The pod network: who is let in is for network_policy to say, and jobs.serve asks for a token on it."""
 PORT_NAME = "serve"
 """By which KubeRay finds the port: it makes the Service of the head's, and asks each worker there whether it is ready."""
 KEY = "cluster.deploy.kubernetes.endpoint"
@@ -33,7 +33,18 @@ def serve_port(config: Config) -> int:
 
 def token_variable(config: Config) -> str:
     """Name of the environment variable that the endpoint reads its token from."""
-    return config.serve.token_env if "serve" in Config.model_fields else "ROBUST_DEEPFAKE_TOKEN"
+    return config.serve.token_env if "serve" in Config.model_fields else "DETECT_TOKEN"
+
+
+def processes(config: Config, amount: str) -> list[Demand]:
+    """What the endpoint's processes ask of the cluster.
+
+    Args:
+        amount: least or most, of each kind.
+    """
+    kinds = ("faces", "model") if "serve" in Config.model_fields else ()
+    asked = [(kind, getattr(config.serve, kind)) for kind in kinds]
+    return [Demand(f"serve.{kind}.{amount}", "serve", getattr(one, amount), one.cpus, one.gpus) for kind, one in asked]
 
 
 def network_policy(description: Description) -> dict:
@@ -69,25 +80,18 @@ def ray_service(description: Description) -> dict:
 
 
 def serve_config(description: Description) -> dict:
-    config, endpoint = description.config, description.deploy.kubernetes.endpoint
-    few, many = endpoint.min_replicas, endpoint.max_replicas
-    size = (
-        {"num_replicas": few}
-        if few == many
-        else {"num_replicas": "auto", "autoscaling_config": {"min_replicas": few, "max_replicas": many}}
-    )
-    resources = {"num_cpus": config.detect.actor_cpus, "num_gpus": config.detect.actor_gpus}
-    replicas = {"name": DEPLOYMENT, **size, "max_replicas_per_node": endpoint.replicas_per_node}
+    """Replicas and their resources are not here: the application takes them from its arguments (serve.faces, serve.model)."""
+    config = description.config
+    arguments = flattened(config, [name for name in SECTIONS if name in Config.model_fields])
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": "0.0.0.0", "port": serve_port(config)},  # the pod network: network_policy
+        "http_options": {"host": EVERYWHERE, "port": serve_port(config)},
         "applications": [
             {
                 "name": "detection",
                 "import_path": IMPORT_PATH,
                 "route_prefix": "/",
-                "args": flattened(config, [name for name in SECTIONS if name in Config.model_fields]),
-                "deployments": [{**replicas, "ray_actor_options": resources}],
+                "args": {key: EVERYWHERE if key == "serve.host" else value for key, value in arguments.items()},
             }
         ],
     }
@@ -115,28 +119,27 @@ def endpoint_cluster(description: Description) -> dict:
 
 
 def nodes_of(description: Description) -> GroupConfig:
-    """The group that serves, with as many nodes as the replicas need.
+    """The group that serves, with the endpoint's own number of nodes.
 
-    Raises: ConfigError: a replica does not fit on a node, or all do not fit into the group.
+    Raises: ConfigError: the group has not so many, or the endpoint's processes do not fit on them.
     """
-    deploy, detect = description.deploy, description.config.detect
+    deploy = description.deploy
     endpoint = deploy.kubernetes.endpoint
     group = description.group(endpoint.group) if endpoint.group else deploy.groups[0]
-    demand = Demand(KEY, "serve", endpoint.max_replicas, detect.actor_cpus, detect.actor_gpus)
-    a_node = min(endpoint.replicas_per_node, fitting(usable_cpus(group.cpus), group.gpus, demand))
-    if a_node == 0:
+    few, many = endpoint.min, endpoint.max or group.max
+    if few > many or many > group.max:
+        key, value = ("min", few) if few > many else ("max", many)
         raise ConfigError(
-            f"{KEY}.group: {group.name}: a replica of {detect.actor_cpus:g} CPU and {detect.actor_gpus:g} GPU "
-            f"(detect.actor_cpus, actor_gpus) does not fit on a node of {usable_cpus(group.cpus)} CPU and "
-            f"{group.gpus} GPU; name another group"
+            f"{KEY}.{key}: {value}: the group {group.name} has at most {group.max} nodes, of which the endpoint may have {many}; "
+            f"lower it, or raise the group's max or {KEY}.max"
         )
-    few, many = -(-endpoint.min_replicas // a_node), -(-endpoint.max_replicas // a_node)
-    if many > group.max:
-        raise ConfigError(
-            f"{KEY}.max_replicas: {endpoint.max_replicas} need {many} nodes with {a_node} on each, but the group "
-            f"{group.name} has at most {group.max}; lower max_replicas and min_replicas, or raise replicas_per_node or "
-            "the group's max"
-        )
+    node = usable_cpus(group.cpus), group.gpus
+    for amount, nodes in (("least", few), ("most", many)):
+        if (demand := without_room([node] * nodes, processes(description.config, amount))) is not None:
+            raise ConfigError(
+                f"{demand.key}: {demand} do not fit beside the rest of the endpoint on {nodes} nodes of {node[0]} CPU and "
+                f"{node[1]} GPU ({KEY}: group {group.name}, min {few}, max {many}); ask for less, or for more nodes"
+            )
     return group.model_copy(update={"min": few, "max": many})
 
 

@@ -51,8 +51,9 @@ def shared(schemas: dict[str, dict]) -> dict[str, dict]:
         if isinstance(node, dict):
             if "type" in node or "properties" in node:
                 counts[json.dumps(node, sort_keys=True)] += 1
-            for part in node.values():
-                count(part)
+            for key, part in node.items():  # `properties` is no schema, though a field of it may be called type
+                for inner in part.values() if key == "properties" else (part,):
+                    count(inner)
         elif isinstance(node, list):
             for part in node:
                 count(part)
@@ -68,7 +69,12 @@ def shared(schemas: dict[str, dict]) -> dict[str, dict]:
         if not isinstance(node, dict):
             return node
         name = None if top else names.get(json.dumps(node, sort_keys=True))
-        return {"$ref": f"#/definitions/{name}"} if name else {key: written(part) for key, part in node.items()}
+        if name:
+            return {"$ref": f"#/definitions/{name}"}
+        return {
+            key: {field: written(inner) for field, inner in part.items()} if key == "properties" else written(part)
+            for key, part in node.items()
+        }
 
     parts = {name: written(json.loads(text), top=True) for text, name in names.items()}
     found = {name: written(node, top=True) for name, node in schemas.items()}

@@ -26,6 +26,7 @@ GIVEN = {
     "slurm.group": "extract",
     "endpoint.group": "train",
     "clients": ["web"],
+    "endpoint.max": 3,
     "redis": "other:6380",
     "stage": "train",
 }
