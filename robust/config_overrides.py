@@ -1,45 +1,44 @@
-"""Settings from a mapping {"section.key": value}, as the arguments of a Ray Serve application hold them.
+"""Settings as a mapping {"section.key": value}: what the arguments of a Ray Serve application hold.
 
-Values are what they are: null is null and text is text. On a command line a value is text that is read as YAML
-(robust/config_file.py).
+They are read as on a command line: text is read as YAML, any other value is what it is. So text that YAML would take for
+something else, such as a run that is called on, stands there in quotes of its own.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from robust.config import Config
-from robust.config_file import parse
-from robust.errors import ConfigError
+from robust.config_file import apply_overrides, parse
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Each as it stands on a command line."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 def overridden(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with the values in the place of its own, checked as a whole.
 
     Raises:
-        ConfigError: names the key, the value and what is allowed; all errors at once.
+        ConfigError: names the key, the value and what is allowed.
     """
-    tree = config.model_dump(mode="json")
-    for key, value in values.items():
-        *sections, name = parts = str(key).split(".")
-        if not sections or not all(parts):
-            raise ConfigError(f"{key}: write section.key, as in detect.frames")
-        node = tree
-        for part in sections:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {part} is a value, not a section; give a list or a value as a whole")
-        node[name] = value
-    return parse(tree)
+    return parse(apply_overrides(config.model_dump(mode="json"), as_overrides(values)))
 
 
 def flattened(config: Config, sections: Iterable[str]) -> dict[str, Any]:
-    """{"section.key": value} of all that these sections hold; what overridden() takes. A list is one value."""
+    """All that these sections hold, as overridden() takes it. A list is one value."""
     tree = config.model_dump(mode="json")
-    return dict(_leaves({name: tree[name] for name in sections}))
+    leaves = _leaves({name: tree[name] for name in sections})
+    return {key: _quoted(value) if isinstance(value, str) else value for key, value in leaves}
 
 
-def _leaves(node: dict, above: str = "") -> Iterable[tuple[str, Any]]:
+def _quoted(text: str) -> str:
+    return text if apply_overrides({}, [f"a={text}"])["a"] == text else json.dumps(text)
+
+
+def _leaves(node: dict, above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{above}{key}.")

@@ -142,13 +142,10 @@ def _code(file: str, key: str, application: dict, token: str) -> Iterator[Proble
 
 
 def _agreement(served: Served, key: str, config: Config) -> Iterator[Problem]:
-    """Whether what the application was told is what the cluster has: port, host, and room for its processes."""
+    """Whether what the application was told is what the cluster has: port, and room for its processes."""
     if serve_port(config) != served.port:
         remedy = f"the application's serve.port is {serve_port(config)}; give the same"
         yield Problem("port-differs", served.inner, "http_options.port", served.port, remedy)
-    if "serve" in Config.model_fields and config.serve.host in LOOPBACK:
-        remedy = "give the pod network's 0.0.0.0, on which it asks for a token"
-        yield Problem("no-token", served.inner, f"{key}.serve.host", config.serve.host, remedy)
     nodes = [_size(group) for group in served.workers for _ in range(group.get("maxReplicas", 0))]
     if (demand := without_room(nodes, processes(config, "most"))) is not None:
         remedy = f"{demand} do not fit beside the rest on the {len(nodes)} nodes at most; ask for less, or raise maxReplicas"

@@ -21,7 +21,7 @@ SECTIONS = ("run", "storage", "extract", "detect", "serve")
 COMPONENT, ENDPOINT = "app.kubernetes.io/component", "endpoint"
 """The label that the endpoint's pods have and no others."""
 EVERYWHERE = "0.0.0.0"
-"""The pod network: who is let in is for network_policy to say, and jobs.serve asks for a token on it."""
+"""The pod network: who is let in is for network_policy to say."""
 PORT_NAME = "serve"
 """By which KubeRay finds the port: it makes the Service of the head's, and asks each worker there whether it is ready."""
 KEY = "cluster.deploy.kubernetes.endpoint"
