@@ -490,6 +490,6 @@ def test_the_command_of_each_page_works(kind, tmp_path, capsys):
         description = Description(load_config(ROOT / "ray_config.yaml", render.parse_arguments(given).overrides))
         description.require_room({group.name: group.min for group in description.deploy.groups})
     named = re.findall(
-        r"`((?:iam/|rayjob-|job|common|raycluster|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
+        r"`((?:iam/|rayjob-|job|common|raycluster|rayservice|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
     )
     assert all((tmp_path / name).exists() for name in named if "STAGE" not in name)
