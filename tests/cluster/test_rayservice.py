@@ -242,6 +242,27 @@ def test_ray_serve_takes_what_is_rendered(rendered):
     assert taken.http_options.port == 8000 and taken.applications[0].import_path == rayservice.IMPORT_PATH
 
 
+def test_the_application_takes_its_arguments_in_a_pods_working_folder(tmp_path, monkeypatch):
+    serve = pytest.importorskip("jobs.serve")
+    from robust.models.checkpoint import save_checkpoint
+    from robust.models.detector import Architecture, empty_detector
+    from robust.storage import Storage
+
+    store = f"storage.uri={tmp_path / 'storage'}"
+    description = described("kuberay", store, "detect.frames=7", "serve.faces.least=2", "serve.faces.most=3")
+    network = empty_detector(Architecture("meso_inception4", 64, (0.5,) * 3, (0.5,) * 3, None))
+    card = {"threshold": 0.01, "threshold_rule": "made up", "extract": {}}
+    save_checkpoint(Storage.from_config(description.config.storage), "run/train/defended", network, card)
+    (tmp_path / "ray_config.yaml").write_text(description.job_settings)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(rayservice.token_variable(description.config), "t" * 40)
+    (application,) = yaml.safe_load(rayservice.dumped(rayservice.serve_config(description)))["applications"]
+    plan, _ = serve.application(application["args"])._bound_deployment.init_args
+    for section in ("run", "storage", "extract", "detect"):
+        assert getattr(plan.config, section) == getattr(description.config, section)
+    assert plan.config.serve == description.config.serve.model_copy(update={"host": "0.0.0.0"})
+
+
 def test_the_schema_is_that_of_the_installed_ray():
     pytest.importorskip("ray.serve.schema")
     from cluster.schemas import reduce
