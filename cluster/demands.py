@@ -106,3 +106,21 @@ def room(nodes: Iterable[tuple[float, float]], demand: Demand) -> int:
         _, taken = min(losses)
         left[taken] = left[taken][0] - cpus, left[taken][1]
     return sum(fitting(*node, demand) for node in left)
+
+
+def without_room(nodes: Iterable[tuple[float, float]], demands: Iterable[Demand]) -> Demand | None:
+    """The first of several demands at the same time that finds no room, the largest workers being placed first.
+
+    Args:
+        nodes: (CPUs, GPUs) of each.
+    """
+    left = list(nodes)
+    for demand in sorted(demands, key=lambda demand: (demand.gpus, demand.cpus), reverse=True):
+        for _ in range(demand.workers):
+            for number, (cpus, gpus) in enumerate(left):
+                if cpus + 1e-9 >= demand.cpus and gpus + 1e-9 >= demand.gpus:
+                    left[number] = cpus - demand.cpus, gpus - demand.gpus
+                    break
+            else:
+                return demand
+    return None

@@ -93,6 +93,11 @@ class Description:
             for number, dataset in enumerate(self.config.data.datasets)
         ]
 
+    @cached_property
+    def judged(self) -> Place | None:
+        """Where jobs.detect_many reads; None: detect.input is not set. Raises: ConfigError: not in a bucket."""
+        return place("detect.input", self.config.detect.input) if self.config.detect.input else None
+
     def require_buckets(self) -> None:
         """Raises: ConfigError: runs or a data set are where the nodes cannot reach them."""
         _ = self.storage, self.inputs

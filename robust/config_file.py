@@ -46,9 +46,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = (), *, profile: str
             raise ConfigError(f"profile {profile!r}: {path} has {', '.join(sorted(profiles)) or 'no profiles'}")
         for name in _profile_chain(profiles, profile):
             tree = merge(tree, {key: value for key, value in profiles[name].items() if key != "extends"})
+    return parse(apply_overrides(tree, overrides))
+
+
+def apply_overrides(tree: dict, overrides: Iterable[str]) -> dict:
+    """The tree itself, with `section.key=value` texts laid over it. Raises: ConfigError: one leads nowhere."""
     for override in overrides:
         _apply_override(tree, override)
-    return parse(tree)
+    return tree
 
 
 def _place(error: yaml.YAMLError) -> str:

@@ -13,8 +13,11 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@=+-]*$")]
 """An identifier of a cloud, an image or an account: no space and nothing that a shell or YAML reads in its own way."""
 
 Stage = Literal["pipeline", "extract", "train", "tune", "evaluate"]
-"""A job that a cluster is made for."""
+"""The pipeline and its parts."""
 STAGES: tuple[str, ...] = get_args(Stage)
+Job = Literal[Stage, "detect_many"]
+"""A job that a cluster is made for."""
+JOBS: tuple[str, ...] = get_args(Job)
 
 
 class MachineConfig(Section):
@@ -66,6 +69,30 @@ class GcpConfig(Section):
     ssh_user: Word = Field("ubuntu", description="user that Ray logs in as")
 
 
+class EndpointConfig(Section):
+    """The RayService: jobs.serve on a cluster of its own (docs/cluster/kuberay.md)."""
+
+    group: DnsName | None = Field(None, description="which of the groups its nodes are of; null: the first")
+    min: int = Field(2, ge=1, description="nodes that are always there; of two one may be lost")
+    max: int | None = Field(None, ge=1, description="at most so many; null: the group's max")
+    token_secret: DnsName = Field(
+        "robust-deepfake-endpoint", description="Secret with the endpoint's token under its variable's name"
+    )
+    clients: list[DnsName] = Field([], description="namespaces whose pods may call it; empty: its own")
+    redis: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*:\d{1,5}$")] | None = Field(
+        None, description="host:port of a Redis that keeps the head's state over its loss; null: it is lost"
+    )
+    redis_secret: DnsName | None = Field(None, description="Secret with REDIS_PASSWORD; null: Redis asks for none")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EndpointConfig:
+        if self.redis is None and self.redis_secret:
+            raise ValueError(
+                f"cluster.deploy.kubernetes.endpoint.redis_secret: {self.redis_secret!r}: of no Redis; give redis, or take it out"
+            )
+        return self
+
+
 class KubernetesConfig(Section):
     namespace: DnsName = Field("robust-deepfake", description="where everything goes; not made by us")
     service_account: DnsName = Field("robust-deepfake", description="of all pods; bind it to a role that may use the bucket")
@@ -81,12 +108,13 @@ class KubernetesConfig(Section):
         {}, description="labels of spot nodes, such as {eks.amazonaws.com/capacityType: SPOT}; empty: any node"
     )
     keep_finished_s: int = Field(600, ge=0, description="seconds that a finished job's cluster stays for its logs")
+    endpoint: EndpointConfig = EndpointConfig()
 
 
 class SlurmConfig(Section):
     group: DnsName = Field("train", description="which of the groups a node is: its CPUs, GPUs and memory")
     nodes: int = Field(2, ge=1, description="nodes of the allocation; the first is the head, and works too")
-    stage: Stage = Field("pipeline", description="the job that is run")
+    stage: Job = Field("pipeline", description="the job that is run")
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")] = Field(
         "24:00:00", description="limit, [days-]hours:minutes:seconds"
     )
@@ -126,5 +154,9 @@ class DeployConfig(Section):
         if self.slurm.group not in names:
             raise ValueError(
                 f"cluster.deploy.slurm.group: {self.slurm.group!r} is not one of cluster.deploy.groups ({', '.join(names)})"
+            )
+        if (serving := self.kubernetes.endpoint.group) not in (None, *names):
+            raise ValueError(
+                f"cluster.deploy.kubernetes.endpoint.group: {serving!r} is not one of cluster.deploy.groups ({', '.join(names)})"
             )
         return self

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from cluster.checks import Problem, fitted, operators
+import yaml
+
+from cluster.checks import Problem, endpoint, fitted, operators
 from cluster.checks.common import LOOPBACK, REFERENCE, VARIABLE, counts, image_of_lock
+from cluster.checks.reading import UNREADABLE
 from cluster.checks.settings import settings_problems
 from cluster.description import locked_version
 from cluster.schemas import schema
+from robust.config import Config
+from robust.config_file import parse
+from robust.errors import ConfigError
 
 GPU = "nvidia.com/gpu"
-CLUSTERS = ("RayCluster", "RayJob")
+CLUSTERS = {"RayCluster": "spec", "RayJob": "spec.rayClusterSpec", "RayService": "spec.rayClusterConfig"}
+"""Where each has its cluster."""
 Images = list[tuple[str, str, str]]
 """(file, key, image) of every container seen."""
 TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
@@ -73,14 +80,16 @@ def problems(documents: list[tuple[str, dict]]) -> Iterator[Problem]:
         yield from found
         fitting.append((file, left))
     protected = [selector for _, document in fitting if (selector := _protects(document))]
+    policies = [document.get("spec") or {} for _, document in fitting if document.get("kind") == "NetworkPolicy"]
     for file, document in fitting:
         kind = document.get("kind")
         if kind in CLUSTERS:
-            spec = document.get("spec") or {}
-            under = "spec" if kind == "RayCluster" else "spec.rayClusterSpec"
-            cluster = spec if kind == "RayCluster" else spec.get("rayClusterSpec") or {}
+            spec, under = document.get("spec") or {}, CLUSTERS[kind]
+            cluster = spec if kind == "RayCluster" else spec.get(under.removeprefix("spec.")) or {}
             yield from _cluster(file, under, cluster, protected, images)
             yield from operators.problems(file, document, under, cluster)
+            if kind == "RayService":
+                yield from endpoint.problems(file, document, policies, _settings(fitting))
             if "submitterPodTemplate" in spec:
                 yield from _pod(file, "spec.submitterPodTemplate", spec["submitterPodTemplate"], images)
         elif kind == "ConfigMap":
@@ -107,6 +116,18 @@ def _fitted(file: str, document: dict) -> tuple[list[Problem], dict]:
         more, metadata = fitted(file, left.get("metadata") or {}, METADATA, "metadata")
         found, left = [*found, *more], {**left, "metadata": metadata}
     return [*_version(file, document, version), *found], left
+
+
+def _settings(documents: list[tuple[str, dict]]) -> Config:
+    """Of the ConfigMap; the defaults where there is none, or a wrong one, which is told elsewhere."""
+    for _, document in documents:
+        text = (document.get("data") or {}).get("ray_config.yaml") if document.get("kind") == "ConfigMap" else None
+        try:
+            if text:
+                return parse(yaml.safe_load(text))
+        except (ConfigError, *UNREADABLE):
+            pass
+    return Config()
 
 
 def _protects(document: dict) -> dict:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cluster.checks import Problem
+from cluster.checks.common import REFERENCE
 
-LONGEST = {"RayCluster": 53, "RayJob": 47}
-"""KubeRay makes names of services and of a job's cluster by adding to them."""
+LONGEST = {"RayCluster": 53, "RayJob": 47, "RayService": 47}
+"""KubeRay makes names of services and of a job's or service's cluster by adding to them."""
+UPGRADES = ("NewCluster", "None")
+"""Strategies of a RayService; a third, NewClusterWithIncrementalUpgrade, needs a Gateway, which nothing here makes."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 MOST_GROUPS = 7
 
@@ -37,6 +40,12 @@ def problems(file: str, document: dict, key: str, cluster: dict) -> Iterator[Pro
         if second and policy != "Never":
             remedy = "autoscaler v2 wants Never: it replaces a pod itself"
             yield Problem("needs-autoscaler", file, f"{where}.template.spec.restartPolicy", policy, remedy)
+    strategy = (job.get("upgradeStrategy") or {}).get("type", "NewCluster")
+    if document["kind"] == "RayService" and strategy not in UPGRADES:
+        yield Problem("not-allowed", file, "spec.upgradeStrategy.type", strategy, f"give {' or '.join(UPGRADES)}")
+    password = (cluster.get("gcsFaultToleranceOptions") or {}).get("redisPassword") or {}
+    if "value" in password:
+        yield Problem("secret-value", file, f"{key}.gcsFaultToleranceOptions.redisPassword", "(a value)", REFERENCE)
     if QUEUE not in (metadata.get("labels") or {}):
         return
     if grows:

@@ -1,9 +1,10 @@
 """JSON schemas of what others read: field names and types only, an unknown field being an error.
 
-kuberay.json: RayCluster and RayJob (v1), from KubeRay's custom resource definitions (Apache-2.0, commit feeaf72 of
+kuberay.json: RayCluster, RayJob and RayService (v1), from KubeRay's custom resource definitions (Apache-2.0, commit feeaf72 of
 August 2026); Kubernetes itself drops a field that it does not know, silently. gce.json: Instance, from Google's
-discovery document compute.v1, as in google-api-python-client 2.202.0 (Apache-2.0).
-Both were made by `python -m cluster.schemas.reduce`.
+discovery document compute.v1, as in google-api-python-client 2.202.0 (Apache-2.0). serve.json: what Ray Serve 2.60.0
+(Apache-2.0) reads as serveConfigV2.
+All were made by `python -m cluster.schemas.reduce`.
 """
 
 import functools

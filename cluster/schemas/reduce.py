@@ -1,9 +1,12 @@
-"""Makes kuberay.json and gce.json from their makers' own descriptions, for a newer version of either.
+"""Makes kuberay.json, gce.json and serve.json from their makers' own descriptions, for a newer version of any.
 
-    python -m cluster.schemas.reduce kuberay ray.io_rayclusters.yaml ray.io_rayjobs.yaml > cluster/schemas/kuberay.json
+    python -m cluster.schemas.reduce kuberay ray.io_rayclusters.yaml ray.io_rayjobs.yaml ray.io_rayservices.yaml \\
+        > cluster/schemas/kuberay.json
     python -m cluster.schemas.reduce gce compute.v1.json > cluster/schemas/gce.json
+    python -m cluster.schemas.reduce serve > cluster/schemas/serve.json
 
-The first are in KubeRay's helm-chart/kuberay-operator/crds, the second in the package google-api-python-client.
+The first are in KubeRay's helm-chart/kuberay-operator/crds, the second in the package google-api-python-client, the third
+is that of the installed Ray (ray[serve]).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 import yaml
 
 KEPT = ("type", "enum", "required", "minimum", "maximum", "minLength", "maxLength", "pattern")
+LIMITS = (*KEPT, "exclusiveMinimum", "exclusiveMaximum")
 MANY = ("anyOf", "oneOf", "allOf")
 SMALL = 120
 """Characters; a smaller part of a schema is written out where it is used."""
@@ -47,8 +51,9 @@ def shared(schemas: dict[str, dict]) -> dict[str, dict]:
         if isinstance(node, dict):
             if "type" in node or "properties" in node:
                 counts[json.dumps(node, sort_keys=True)] += 1
-            for part in node.values():
-                count(part)
+            for key, part in node.items():  # `properties` is no schema, though a field of it may be called type
+                for inner in part.values() if key == "properties" else (part,):
+                    count(inner)
         elif isinstance(node, list):
             for part in node:
                 count(part)
@@ -64,7 +69,12 @@ def shared(schemas: dict[str, dict]) -> dict[str, dict]:
         if not isinstance(node, dict):
             return node
         name = None if top else names.get(json.dumps(node, sort_keys=True))
-        return {"$ref": f"#/definitions/{name}"} if name else {key: written(part) for key, part in node.items()}
+        if name:
+            return {"$ref": f"#/definitions/{name}"}
+        return {
+            key: {field: written(inner) for field, inner in part.items()} if key == "properties" else written(part)
+            for key, part in node.items()
+        }
 
     parts = {name: written(json.loads(text), top=True) for text, name in names.items()}
     found = {name: written(node, top=True) for name, node in schemas.items()}
@@ -112,6 +122,34 @@ def gce(path: str) -> dict[str, dict]:
     return dict(sorted(found.items()))
 
 
+def serve() -> dict[str, dict]:
+    """Of serveConfigV2. Ray itself passes over a field that it does not know, and takes any mapping for some models."""
+    from ray.serve.schema import ServeDeploySchema
+
+    def converted(node: dict) -> dict:
+        model = [node, *(part for part in node.get("anyOf", []) if "$ref" in part)][-1]
+        if "$ref" in model:  # also beside null, which is the same as nothing, and beside any mapping
+            return {"$ref": f"#/definitions/{model['$ref'].rpartition('/')[2]}"}
+        kept = {key: node[key] for key in LIMITS if key in node}
+        for key in MANY:
+            if key in node:
+                kept[key] = [converted(part) for part in node[key]]
+        if "items" in node:
+            kept["items"] = converted(node["items"])
+        if "properties" in node:
+            kept["properties"] = {key: converted(part) for key, part in node["properties"].items()}
+            kept["additionalProperties"] = False
+        elif isinstance(node.get("additionalProperties"), dict):
+            kept["additionalProperties"] = converted(node["additionalProperties"])
+        return kept
+
+    whole = ServeDeploySchema.model_json_schema()
+    definitions = {**whole.pop("$defs"), "ServeDeploySchema": whole}
+    for name in ("host", "port"):
+        del definitions["ServeApplicationSchema"]["properties"][name]  # refused there: http_options has them
+    return {name: converted(node) for name, node in sorted(definitions.items())}
+
+
 def text(definitions: dict[str, dict]) -> str:
     """One definition a line."""
     lines = [f"{json.dumps(name)}: {json.dumps(node, separators=(',', ':'))}" for name, node in definitions.items()]
@@ -120,4 +158,5 @@ def text(definitions: dict[str, dict]) -> str:
 
 if __name__ == "__main__":
     which, *sources = sys.argv[1:]
-    sys.stdout.write(text(kuberay(sources) if which == "kuberay" else gce(sources[0])))
+    made = {"kuberay": lambda: kuberay(sources), "gce": lambda: gce(sources[0]), "serve": serve}[which]()
+    sys.stdout.write(text(made))

@@ -27,6 +27,7 @@ STRUCTURED = [
     ("kuberay", "common.yaml"),
     ("kuberay", "raycluster.yaml"),
     ("kuberay", "rayjob-train.yaml"),
+    ("kuberay", "rayservice.yaml"),
     ("slurm", "ray_config.yaml"),
 ]
 PLAIN = [("slurm", "job.sbatch"), ("image", "Dockerfile.cuda")]

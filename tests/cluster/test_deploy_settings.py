@@ -24,6 +24,10 @@ GIVEN = {
     "zone": "europe-west4-b",
     "time": "1:00:00",
     "slurm.group": "extract",
+    "endpoint.group": "train",
+    "clients": ["web"],
+    "endpoint.max": 3,
+    "redis": "other:6380",
     "stage": "train",
 }
 """Values for settings whose type does not say one."""
@@ -62,6 +66,7 @@ def descriptions():
         config = described(kind).config
         tree = config.cluster.deploy.model_dump()
         tree["groups"] = [{**group, **GROUP} for group in tree["groups"]]
+        tree["kubernetes"]["endpoint"]["redis"] = "redis:6379"  # its Secret goes with it
         found[kind] = (config, tree, files(kind, config, tree))
     return found
 

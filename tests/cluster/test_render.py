@@ -491,6 +491,6 @@ def test_the_command_of_each_page_works(kind, tmp_path, capsys):
         assert description.config.cluster.wait_for_nodes_s >= 600
         assert {group.min for group in description.deploy.groups} == {0}
     named = re.findall(
-        r"`((?:iam/|rayjob-|job|common|raycluster|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
+        r"`((?:iam/|rayjob-|job|common|raycluster|rayservice|Dockerfile)[\w./-]*\.(?:yaml|json|sbatch|cpu|cuda))`", page
     )
     assert all((tmp_path / name).exists() for name in named if "STAGE" not in name)
