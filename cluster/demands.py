@@ -82,6 +82,19 @@ def demand_of(config: Config, stage: str) -> Demand:
     return next(demand for demand in demands(config) if demand.stage == stage)
 
 
+def endpoint_demands(config: Config, amount: str) -> list[Demand]:
+    """What the processes of jobs.serve ask for, all at the same time.
+
+    Args:
+        amount: least or most, of each kind.
+    """
+    asked = {"faces": config.serve.faces, "model": config.serve.model}
+    return [
+        Demand(f"serve.{kind}.{amount}", "serve", getattr(one, amount), one.cpus, one.gpus, lower=f"serve.{kind}")
+        for kind, one in asked.items()
+    ]
+
+
 def fitting(node_cpus: float, node_gpus: float, demand: Demand) -> int:
     """How many workers of that size one node takes."""
     by_cpu = int(node_cpus / demand.cpus + 1e-9)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import socket
@@ -16,15 +15,17 @@ import sys
 import time
 from collections.abc import Iterator
 
-import ray
 from ray import serve
 
+from cluster.demands import endpoint_demands, without_room
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
+from jobs.room import Nodes, living_nodes
 from jobs.serve_deployments import Plan, bind
 from robust.config import Config
 from robust.config_file import default_config, load_config
 from robust.config_identity import science
+from robust.config_overrides import as_overrides
 from robust.detection import crop_differences, thresholds_of
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD
@@ -54,8 +55,7 @@ def application(args: dict) -> serve.Application:
     """
     overrides = dict(args)
     profile = overrides.pop("profile", None)
-    told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
-    config = load_config(default_config(), told, profile=profile)
+    config = load_config(default_config(), as_overrides(overrides), profile=profile)
     Access.from_environment(config.serve, os.environ, local=False)
     return bind(plan_of(config, Storage.from_config(config.storage), open_here=False))
 
@@ -93,7 +93,7 @@ def served(config: Config, storage: Storage) -> Iterator[str]:
     plan = plan_of(config, storage, open_here=access.token is None)
     for warning in plan.about["warnings"]:
         print(f"warning: {warning}", flush=True)
-    require_room(config, ray.cluster_resources())
+    require_room(config, living_nodes())
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if serve.status().proxies:
         raise UserError("Ray Serve runs on this cluster already; deploy jobs.serve:application there (docs/serving.md)")
@@ -119,14 +119,12 @@ def require_running() -> None:
         raise UserError(f"the endpoint is gone ({found.message if found else 'another has deleted it'}); start it again")
 
 
-def require_room(config: Config, cluster: dict[str, float]) -> None:
+def require_room(config: Config, nodes: Nodes) -> None:
     """Raises: UserError: the cluster cannot hold the least number of processes; Serve would wait without end."""
-    kinds = (config.serve.faces, config.serve.model)
-    for name, attribute in (("CPU", "cpus"), ("GPU", "gpus")):
-        needed = sum(kind.least * getattr(kind, attribute) for kind in kinds)
-        if needed > cluster.get(name, 0):
-            raise UserError(f"serve.faces and serve.model need {needed:g} {name}s, the cluster has {cluster.get(name, 0):g}; "
-                            f"lower serve.*.least or serve.*.{attribute}, or use a larger cluster")
+    if (demand := without_room(nodes, endpoint_demands(config, "least"))) is not None:
+        there = ", ".join(f"{cpus:g} CPU and {gpus:g} GPU" for cpus, gpus in nodes)
+        raise UserError(f"{demand.key}: {demand} do not fit beside the rest of the endpoint on the cluster's nodes ({there}); "
+                        f"lower {demand.lower}.least, cpus or gpus, or use a larger cluster")
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from cluster.checks import Problem, fitted
 from cluster.checks.common import LOOPBACK, REFERENCE, VARIABLE
 from cluster.checks.reading import read
-from cluster.demands import Demand, fitting, without_room
+from cluster.demands import Demand, endpoint_demands, fitting, without_room
 from cluster.description import PACKAGES, ROOT
 from cluster.kinds.pods import GPU, PART_OF
-from cluster.kinds.rayservice import IMPORT_PATH, PORT_NAME, processes, serve_port, token_variable
+from cluster.kinds.rayservice import IMPORT_PATH, PORT_NAME
 from cluster.schemas import schema
 from robust.config import Config
 from robust.config_overrides import overridden
@@ -81,7 +81,7 @@ def problems(file: str, document: dict, policies: list[dict], settings: Config) 
     for group in cluster.get("workerGroupSpecs") or []:
         groups[f"workerGroupSpecs.{group.get('groupName')}"] = group
     served = Served(file, inner, spec, config, {f"spec.rayClusterConfig.{key}": group for key, group in groups.items()})
-    variable = token_variable(settings)
+    variable = settings.serve.token_env
     for key, application in served.applications:
         yield from _import(inner, f"{key}.import_path", application.get("import_path"))
         yield from _code(inner, key, application, variable)
@@ -93,7 +93,7 @@ def problems(file: str, document: dict, policies: list[dict], settings: Config) 
                 remedy = "the application would refuse its arguments; render again"
                 yield Problem("settings", inner, f"{key}.args.{name}", told, remedy)
         else:
-            variable = token_variable(config)
+            variable = config.serve.token_env
             yield from _agreement(served, f"{key}.args", config)
         for number, deployment in enumerate(application.get("deployments") or []):
             yield from _room(served, f"{key}.deployments.{number}", deployment)
@@ -115,8 +115,7 @@ def _import(file: str, key: str, path: str | None) -> Iterator[Problem]:
         return
     source = ROOT.joinpath(*parts).with_suffix(".py")
     if not source.is_file():
-        if path != IMPORT_PATH:
-            yield Problem("no-such-import", file, key, path, f"there is no {source.relative_to(ROOT)}; give {IMPORT_PATH}")
+        yield Problem("no-such-import", file, key, path, f"there is no {source.relative_to(ROOT)}; give {IMPORT_PATH}")
         return
     defined = [node for node in ast.parse(source.read_text()).body if getattr(node, "name", None) == name]
     if not isinstance(defined[-1] if defined else None, ast.FunctionDef):
@@ -143,11 +142,11 @@ def _code(file: str, key: str, application: dict, token: str) -> Iterator[Proble
 
 def _agreement(served: Served, key: str, config: Config) -> Iterator[Problem]:
     """Whether what the application was told is what the cluster has: port, and room for its processes."""
-    if serve_port(config) != served.port:
-        remedy = f"the application's serve.port is {serve_port(config)}; give the same"
+    if config.serve.port != served.port:
+        remedy = f"the application's serve.port is {config.serve.port}; give the same"
         yield Problem("port-differs", served.inner, "http_options.port", served.port, remedy)
     nodes = [_size(group) for group in served.workers for _ in range(group.get("maxReplicas", 0))]
-    if (demand := without_room(nodes, processes(config, "most"))) is not None:
+    if (demand := without_room(nodes, endpoint_demands(config, "most"))) is not None:
         remedy = f"{demand} do not fit beside the rest on the {len(nodes)} nodes at most; ask for less, or raise maxReplicas"
         yield Problem("no-room", served.inner, f"{key}.{demand.key}", demand.workers, remedy)
 

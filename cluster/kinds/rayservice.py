@@ -6,11 +6,10 @@ runs; another image or other pods make a new cluster, to which KubeRay turns onc
 
 from __future__ import annotations
 
-from cluster.demands import Demand, without_room
+from cluster.demands import endpoint_demands, without_room
 from cluster.description import HOME, Description
 from cluster.kinds import dumped
 from cluster.kinds.pods import cluster_spec, from_namespace, labels_of, metadata_of, tcp, usable_cpus
-from robust.config import Config
 from robust.config_overrides import flattened
 from robust.deploy_config import GroupConfig
 from robust.errors import ConfigError
@@ -27,26 +26,6 @@ PORT_NAME = "serve"
 KEY = "cluster.deploy.kubernetes.endpoint"
 
 
-def serve_port(config: Config) -> int:
-    return config.serve.port if "serve" in Config.model_fields else 8000
-
-
-def token_variable(config: Config) -> str:
-    """Name of the environment variable that the endpoint reads its token from."""
-    return config.serve.token_env if "serve" in Config.model_fields else "DETECT_TOKEN"
-
-
-def processes(config: Config, amount: str) -> list[Demand]:
-    """What the endpoint's processes ask of the cluster.
-
-    Args:
-        amount: least or most, of each kind.
-    """
-    kinds = ("faces", "model") if "serve" in Config.model_fields else ()
-    asked = [(kind, getattr(config.serve, kind)) for kind in kinds]
-    return [Demand(f"serve.{kind}.{amount}", "serve", getattr(one, amount), one.cpus, one.gpus) for kind, one in asked]
-
-
 def network_policy(description: Description) -> dict:
     """Whom the configuration names reaches the endpoint's port; policies add up: all else stays as common.yaml has it."""
     endpoint = description.deploy.kubernetes.endpoint
@@ -59,7 +38,7 @@ def network_policy(description: Description) -> dict:
         "spec": {
             "podSelector": {"matchLabels": endpoint_labels(description)},
             "policyTypes": ["Ingress", *(["Egress"] if redis else [])],
-            "ingress": [{"from": clients, "ports": [tcp(serve_port(description.config))]}],
+            "ingress": [{"from": clients, "ports": [tcp(description.config.serve.port)]}],
             **({"egress": redis} if redis else {}),
         },
     }
@@ -82,10 +61,10 @@ def ray_service(description: Description) -> dict:
 def serve_config(description: Description) -> dict:
     """Replicas and their resources are not here: the application takes them from its arguments (serve.faces, serve.model)."""
     config = description.config
-    arguments = flattened(config, [name for name in SECTIONS if name in Config.model_fields])
+    arguments = flattened(config, SECTIONS)
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": EVERYWHERE, "port": serve_port(config)},
+        "http_options": {"host": EVERYWHERE, "port": config.serve.port},
         "applications": [
             {
                 "name": "detection",
@@ -101,7 +80,7 @@ def endpoint_cluster(description: Description) -> dict:
     """Head and nodes of the one group; the token comes from its Secret by name, as the bucket's credentials do."""
     config, endpoint = description.config, description.deploy.kubernetes.endpoint
     spec = cluster_spec(description, [nodes_of(description)])
-    variable = token_variable(config)
+    variable = config.serve.token_env
     token = {"name": variable, "valueFrom": {"secretKeyRef": {"name": endpoint.token_secret, "key": variable}}}
     name = "ray_config.yaml"
     settings = {"name": "settings", "mountPath": f"{HOME}/{name}", "subPath": name, "readOnly": True}
@@ -110,7 +89,7 @@ def endpoint_cluster(description: Description) -> dict:
         container = group["template"]["spec"]["containers"][0]
         container["env"].append(token)
         container["volumeMounts"].append(settings)  # where the application finds it: in its working folder
-        container.setdefault("ports", []).append({"containerPort": serve_port(config), "name": PORT_NAME})
+        container.setdefault("ports", []).append({"containerPort": config.serve.port, "name": PORT_NAME})
     if endpoint.redis:
         secret = {"name": endpoint.redis_secret, "key": "REDIS_PASSWORD"}
         password = {"redisPassword": {"valueFrom": {"secretKeyRef": secret}}} if endpoint.redis_secret else {}
@@ -135,7 +114,7 @@ def nodes_of(description: Description) -> GroupConfig:
         )
     node = usable_cpus(group.cpus), group.gpus
     for amount, nodes in (("least", few), ("most", many)):
-        if (demand := without_room([node] * nodes, processes(description.config, amount))) is not None:
+        if (demand := without_room([node] * nodes, endpoint_demands(description.config, amount))) is not None:
             raise ConfigError(
                 f"{demand.key}: {demand} do not fit beside the rest of the endpoint on {nodes} nodes of {node[0]} CPU and "
                 f"{node[1]} GPU ({KEY}: group {group.name}, min {few}, max {many}); ask for less, or for more nodes"

@@ -24,7 +24,6 @@ from robust.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 FILE = "rayservice.yaml"
 ENDPOINT = "cluster.deploy.kubernetes.endpoint"
-HAS_SETTINGS = "serve" in Config.model_fields
 CLUSTER = "spec/rayClusterConfig/"
 HEAD, WORKER = (CLUSTER + group + "/template/spec/containers/0/" for group in ("headGroupSpec", "workerGroupSpecs/0"))
 APPLICATION = "applications/0/"
@@ -67,6 +66,10 @@ RULE, PORTS = "spec/ingress/0", "spec/ingress/0/ports"
 # fmt: off
 PLANTED = {
     "config": [
+        (put(APPLICATION + "args/serve.port", 9000), {"port-differs"}, "http_options.port"),
+        (put(APPLICATION + "args/serve.token_env", "OTHER"), {"no-token"}, "env.OTHER"),
+        (at_once(put(APPLICATION + "args/serve.model.least", 999), put(APPLICATION + "args/serve.model.most", 999)),
+         {"no-room"}, "args.serve.model.most"),
         (rename(APPLICATION + "import_path", "import_pth"), {"missing-key", "unknown-key", "no-such-import"}, "import_pth"),
         (put("http_options/prot", 8000), {"unknown-key"}, "http_options.prot"),
         (put("http_options/port", "8000"), {"wrong-type"}, "http_options.port"),
@@ -121,15 +124,7 @@ PLANTED = {
         (put("spec/policyTypes", ["Egress"]), {"endpoint-closed"}, "spec.ingress"),
     ],
 }
-WITH_SETTINGS = [
-    (put(APPLICATION + "args/serve.port", 9000), {"port-differs"}, "http_options.port"),
-    (put(APPLICATION + "args/serve.token_env", "OTHER"), {"no-token"}, "env.OTHER"),
-    (at_once(put(APPLICATION + "args/serve.model.least", 999), put(APPLICATION + "args/serve.model.most", 999)),
-     {"no-room"}, "args.serve.model.most"),
-]
 # fmt: on
-if HAS_SETTINGS:
-    PLANTED["config"] += WITH_SETTINGS
 CASES = [(place, *case) for place, cases in PLANTED.items() for case in cases]
 
 
@@ -194,8 +189,7 @@ def test_the_arguments_are_the_settings_and_lead_back_to_them(rendered):
     for section in ("run", "storage", "extract", "detect"):
         assert getattr(there, section) == getattr(description.config, section)
     assert application["args"]["detect.checkpoint"] is None
-    if HAS_SETTINGS:
-        assert there.serve.host == config["http_options"]["host"] and there.serve.port == config["http_options"]["port"]
+    assert there.serve.host == config["http_options"]["host"] and there.serve.port == config["http_options"]["port"]
 
 
 @pytest.mark.parametrize("overrides, told", [
@@ -206,9 +200,8 @@ def test_the_arguments_are_the_settings_and_lead_back_to_them(rendered):
     ([f"{ENDPOINT}.redis_secret=store"], f"{ENDPOINT}.redis_secret: 'store'"),
     ([f"{ENDPOINT}.clients=[A b]"], f"{ENDPOINT}.clients.0"),
     (["detect.input=/videos"], "detect.input: '/videos': the nodes of a cluster share no disk"),
-    pytest.param(["serve.model.least=3", "serve.model.most=3", "serve.model.cpus=14"],
-                 "serve.model.least: 3 x (14 CPU, 0 GPU) do not fit beside the rest of the endpoint on 2 nodes",
-                 marks=pytest.mark.skipif(not HAS_SETTINGS, reason="there is no section serve")),
+    (["serve.model.least=3", "serve.model.most=3", "serve.model.cpus=14"],
+     "serve.model.least: 3 x (14 CPU, 0 GPU) do not fit beside the rest of the endpoint on 2 nodes"),
 ])
 def test_a_wrong_description_is_told_by_its_key(overrides, told):
     with pytest.raises(ConfigError, match=re.escape(told)):
@@ -255,7 +248,7 @@ def test_the_application_takes_its_arguments_in_a_pods_working_folder(tmp_path, 
     save_checkpoint(Storage.from_config(description.config.storage), "run/train/defended", network, card)
     (tmp_path / "ray_config.yaml").write_text(description.job_settings)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(rayservice.token_variable(description.config), "t" * 40)
+    monkeypatch.setenv(description.config.serve.token_env, "t" * 40)
     (application,) = yaml.safe_load(rayservice.dumped(rayservice.serve_config(description)))["applications"]
     plan, _ = serve.application(application["args"])._bound_deployment.init_args
     for section in ("run", "storage", "extract", "detect"):

@@ -89,11 +89,11 @@ def test_the_application_for_a_cluster_needs_the_token_and_takes_settings(config
 
 def test_what_could_not_start_is_told_before_it_is_tried():
     config = parse({"serve": {"faces": {"least": 2, "most": 2}, "model": {"gpus": 0.5}}})
-    with pytest.raises(UserError, match="need 3 CPUs, the cluster has 2"):
-        job.require_room(config, {"CPU": 2.0, "GPU": 1.0})
-    with pytest.raises(UserError, match="need 0.5 GPUs, the cluster has 0"):
-        job.require_room(config, {"CPU": 3.0})
-    job.require_room(config, {"CPU": 3.0, "GPU": 1.0})
+    with pytest.raises(UserError, match=r"serve.faces.least: 2 x \(1 CPU, 0 GPU\) do not fit .*2 CPU and 1 GPU"):
+        job.require_room(config, [(2, 1)])
+    with pytest.raises(UserError, match=r"serve.model.least: 1 x \(1 CPU, 0.5 GPU\) do not fit"):
+        job.require_room(config, [(3, 0)])
+    job.require_room(config, [(1, 1), (2, 0)])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(UserError, match="cannot listen on 127.0.0.1 port"):
             job.require_free_port("127.0.0.1", taken.getsockname()[1])
