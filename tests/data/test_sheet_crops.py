@@ -1,4 +1,4 @@
-"""Which crops the contact sheet shows: the worst are the worst, the sample is fair and the same again, what is read is bounded."""
+"""Which crops the contact sheet shows: the worst are the worst, the sample is fair and repeatable, reading is bounded."""
 
 import io
 

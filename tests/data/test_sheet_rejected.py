@@ -23,7 +23,8 @@ def test_reasons_are_counted_without_their_numbers():
 
 
 def test_of_each_kind_one_is_chosen_before_a_second_and_none_that_is_ok():
-    rows = [row(f"n{number:03d}") for number in range(500)] + [row("o", "ok", "few"), row("e", "unreadable", "empty"), row("x", "partial", "cut")]
+    rows = [row(f"n{number:03d}") for number in range(500)]
+    rows += [row("o", "ok", "few"), row("e", "unreadable", "empty"), row("x", "partial", "cut")]
     chosen = choose_rejected(rows, count=6, seed=0)
     assert [one["status"] for one in chosen] == ["unreadable", *["no_face"] * 4, "partial"]
     assert choose_rejected(rows[::-1], count=6, seed=0) == chosen != choose_rejected(rows, count=6, seed=1)
@@ -32,17 +33,19 @@ def test_of_each_kind_one_is_chosen_before_a_second_and_none_that_is_ok():
 
 @pytest.fixture
 def files(tmp_path):
-    """{name: (content, whether the status row knows its size)}."""
+    """A folder, and {name: (content, by how much the status row's size is wrong)} of files to be."""
     good = clips.counting(40)
     noisy = clips.noisy(40)
-    return tmp_path, {"good": (good, 0), "cut": (noisy[: int(0.7 * len(noisy))], 0), "changed": (good, 1), "text": (b"hello" * 9, 0)}
+    cut = noisy[: int(0.7 * len(noisy))]
+    return tmp_path, {"good": (good, 0), "cut": (cut, 0), "changed": (good, 1), "text": (b"hello" * 9, 0)}
 
 
 def test_a_frame_from_the_middle_is_shown_where_one_can_be_decoded(files):
     folder, contents = files
     for name, (content, _) in contents.items():
         (folder / f"{name}.mp4").write_bytes(content)
-    rows = [row(name, uri=str(folder / f"{name}.mp4"), source_bytes=len(content) + off) for name, (content, off) in contents.items()]
+    rows = [row(name, uri=str(folder / f"{name}.mp4"), source_bytes=len(content) + off)
+            for name, (content, off) in contents.items()]
     rows += [row("gone", uri=str(folder / "gone.mp4"), source_bytes=1), row("empty", "unreadable", uri="?", source_bytes=0),
              row("late", uri=str(folder / "good.mp4"), source_bytes=len(contents["good"][0]))]
     shown = with_pictures(rows, ExtractConfig(), storage_config=StorageConfig(), most=5)
