@@ -49,13 +49,13 @@ def test_the_worst_detections_are_the_worst_one_a_video(local_storage):
                   score=lambda video, frame: 0.9 + 0.0001 * video - 0.01 * (frame == 2),
                   box=lambda video, frame: [10, 20, 10 + 40 + video, 20 + 90 + video * 10 - 30 * (frame == 2)],
                   sharpness=lambda video, frame: None if video == 0 else 500.0 - video,
-                  yaw=lambda video, frame: -1.0 * video if video % 2 else 0.5 * video)
+                  yaw=lambda video, frame: 90.0 if video == 0 else -0.1 * video)
     worst = sample(local_storage, shards, worst=3).worst
     names = {name: [(one.crop.video_id, one.crop.frame_index) for one in shown] for name, shown in worst.items()}
     assert names["score"] == [("d/m/0a", 2), ("d/m/0b", 2), ("d/f/0c", 2)]
     assert names["size"] == names["score"] and worst["size"][0].crop.size == pytest.approx((40 * 60) ** 0.5)
     assert [video_id for video_id, _ in names["sharpness"]] == ["d/f/2d", "d/f/2c", "d/m/2b"]
-    assert [one.crop.yaw for one in worst["yaw"]] == [-203, -201, -103]  # 203, 201; 0.5 * 202 is 101
+    assert [one.crop.yaw for one in worst["yaw"]] == pytest.approx([90, -20.3, -20.2])
 
 
 def test_pictures_are_those_of_the_chosen_crops_with_their_landmarks(local_storage):
@@ -112,6 +112,9 @@ def test_what_is_read_is_bounded_however_many_shards_there_are(local_storage, mo
     assert len(looked_at) == len(set(looked_at)) == 10 and result.seen == 40  # of 120 row groups, and both groups in each shard
     assert len(fetched) == len(set(fetched)) <= 4 + 4 * 2
     assert all(result.groups.values()) and all(result.worst.values()) and result.left_out == 0
+    fetched.clear()
+    sample(local_storage, shards, shards=5, crops_seen=400, row_groups=4, worst=1)
+    assert len(set(fetched)) <= 4 + 4 < len(looked_at)
     fetched.clear()
     dear = sample(local_storage, shards, shards=5, crops_seen=40, row_groups=4, worst=2, image_bytes=1)
     assert len(fetched) == 1 and dear.left_out > 0
