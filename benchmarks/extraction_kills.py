@@ -179,10 +179,10 @@ def extract_disturbed(settings: Path, log: Path, server: S3Server, kills: Kills)
 
 
 def objects(storage: Storage, run: str) -> dict[str, bytes]:
-    """Shards and tables of a run by their key below it; result.json tells times."""
+    """Shards and tables of a run by their key below it; result.json tells times, sheet.html the run's name."""
     folder = f"{run}/faces/"
     return {key.removeprefix(folder): storage.read_bytes(key) for key in storage.list(folder.rstrip("/"))
-            if key != f"{folder}result.json"}
+            if key.removeprefix(folder) not in ("result.json", "sheet.html")}
 
 
 @contextmanager

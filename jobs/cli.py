@@ -41,12 +41,14 @@ class Variant:
     Args:
         main: as of `run_job`.
         help: for --help.
-        writes: False: nothing is written, neither the run's configuration nor result.json.
+        writes: False: neither the run's configuration nor result.json is written.
+        needs_ray: False: no Ray is started for it.
     """
 
     main: Main
     help: str
     writes: bool = True
+    needs_ray: bool = True
 
 
 def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bool = True,
@@ -64,6 +66,7 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
     arguments = parse_arguments(stage, argv, variants)
     if arguments.variant is not None:
         main, in_run_folder = arguments.variant.main, in_run_folder and arguments.variant.writes
+        needs_ray = needs_ray and arguments.variant.needs_ray
     try:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
         _stop_on_signals()

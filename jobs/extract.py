@@ -1,11 +1,11 @@
-"""Videos to face-crop shards: `python -m jobs.extract [--verify | --remove-stale] [--config F] [section.key=value ...]`.
+"""Videos to face-crop shards: `python -m jobs.extract [--verify | --sheet | --remove-stale] [--config F] [KEY=VALUE ...]`.
 
     rows -> decode -> detect, follow, crop, encode -> write -> status rows
 
 Detection on GPUs is an actor pool fed by decoding tasks on CPUs; without GPUs each actor decodes for itself, so that no
 raw frame leaves its process. Running the job again does only what is missing or has changed (docs/extraction.md). What a
 video yields is decided in robust/data/extraction.py, what a shard holds in robust/data/shard_plan.py; here is how the work
-is spread. `--verify` is in jobs/extract_verify.py.
+is spread. `--verify` is in jobs/extract_verify.py, the contact sheet in jobs/extract_sheet.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jobs import telemetry
 from jobs.actor_pool import Pool, data_context
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
+from jobs.extract_sheet import keep_sheet
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table
 from jobs.progress import Progress
 from jobs.room import require_room
@@ -42,6 +43,8 @@ VIDEOS_OF_A_TASK = 16
 """At most so many."""
 STALE = "extraction"
 """Under this name the result's problems tell what is stale."""
+SHEET = "contact sheet"
+"""And under this one why there is none."""
 
 
 def extract(config: Config, storage: Storage) -> dict:
@@ -68,7 +71,10 @@ def extract(config: Config, storage: Storage) -> dict:
         run_pipeline(plans, config, storage, settings)
         committed = read_committed(storage, run)
     require_complete(committed.current(), rows)
-    return result_of(committed, dataset, extracted=len(missing))
+    result = result_of(committed, dataset, extracted=len(missing))
+    if told := keep_sheet(config, storage, committed):
+        result["problems"][SHEET] = told
+    return result
 
 
 def videos_of(config: Config) -> tuple[Dataset, list[VideoRow]]:
@@ -179,12 +185,14 @@ def _by_group(records: list[dict]) -> list[dict]:
 
 if __name__ == "__main__":
     # By their modules' names: Ray's workers cannot import from __main__.
-    from jobs import extract_verify
+    from jobs import extract_sheet, extract_verify
     from jobs.extract import extract as main
     from jobs.extract import extract_and_remove_stale as main_and_remove
 
     sys.exit(run_job("extract", main, variants={
         "verify": Variant(extract_verify.verify, "check every shard against its checksum, its table and the data set; "
                           "changes nothing, exit code 1 if something is wrong", writes=False),
+        "sheet": Variant(extract_sheet.make_sheet, "make the contact sheet anew (faces/sheet.html); extracts nothing",
+                         writes=False, needs_ray=False),
         "remove-stale": Variant(main_and_remove, "also remove crops that no longer count: of videos that changed or are gone"),
     }))

@@ -94,7 +94,7 @@ def _landmarks(table, size: int) -> np.ndarray:
     rows = []
     columns = [name for name in ("landmarks", "window", "matrix", "height", "width") if name in table.column_names]
     for row in table.select(columns).to_pylist():
-        inside = _inside(row)
+        inside = landmarks_in_crop(row)
         if inside is None:
             rows.append(np.full((5, 2), np.nan))
             continue
@@ -102,7 +102,7 @@ def _landmarks(table, size: int) -> np.ndarray:
     return np.array(rows, np.float32).reshape(-1, 5, 2)
 
 
-def _inside(row: dict) -> np.ndarray | None:
+def landmarks_in_crop(row: dict) -> np.ndarray | None:
     """(5, 2) landmarks in pixels of the crop; None where they are not known."""
     if row["landmarks"] is None:
         return None

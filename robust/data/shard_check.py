@@ -13,6 +13,8 @@ from robust.data.shards import (
     CHECKED,
     FACE_SCHEMA,
     FACTS,
+    FORMAT,
+    FORMAT_KEY,
     STATUS_SCHEMA,
     Committed,
     content_hash,
@@ -62,6 +64,9 @@ def _read(storage, key: str, columns: Sequence[str], schema: pa.Schema, *, shard
         raise _Wrong(f"{uri} is not what was written: its content has the hash {content_hash(data)}")
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        written = (file.schema_arrow.metadata or {}).get(FORMAT_KEY, b"1").decode("ascii", "replace")
+        if written not in map(str, range(1, FORMAT + 1)):
+            raise _Wrong(f"{uri} is a shard of format {written[:20]}, this version knows formats up to {FORMAT}; use a newer one")
         if missing := [name for name in columns if name not in file.schema_arrow.names]:
             raise _Wrong(f"{uri} has no columns {', '.join(missing)}")
         there = file.schema_arrow  # in the footer, which has no checksum

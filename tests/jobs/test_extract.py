@@ -13,7 +13,7 @@ import ray
 
 from cluster.local import LocalCluster
 from jobs import extract as job
-from jobs import extract_verify
+from jobs import extract_sheet, extract_verify
 from jobs.actor_pool import Pool
 from jobs.extract import extract, extract_and_remove_stale, pool_of
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table
@@ -73,7 +73,8 @@ def cluster(tmp_path_factory):
 
 
 def objects(storage: Storage) -> dict[str, bytes]:
-    return {key: storage.read_bytes(key) for key in storage.list("r/faces")}
+    """Shards and tables; the contact sheet follows them."""
+    return {key: storage.read_bytes(key) for key in storage.list("r/faces") if not key.endswith(".html")}
 
 
 @pytest.mark.cluster
@@ -295,6 +296,39 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
     extract(config, storage)
     assert "own/fake/new" in in_process[-1]
     assert extract_verify.verify(config, storage)["videos"] == 12
+
+
+def test_the_contact_sheet_is_made_again_only_when_the_table_changed(in_process, small_set, tmp_path, monkeypatch, capsys):
+    config = config_of(small_set, tmp_path / "storage", videos_per_shard=1)
+    storage, made = Storage.from_config(config.storage), []
+    RunFolder(storage, config).open()
+    with pytest.raises(UserError, match="nothing is extracted yet"):
+        extract_sheet.make_sheet(config, storage)
+    make = extract_sheet.contact_sheet
+    monkeypatch.setattr(extract_sheet, "contact_sheet", lambda *arguments: made.append(1) or make(*arguments))
+    extract(config, storage)
+    page = storage.read_bytes("r/faces/sheet.html")
+    assert b"own/fake/0<br>" in page and b"data:image/webp" in page  # no face, but frames
+    extract(config, storage)
+    assert len(made) == 1
+    assert storage.uri("r/faces/sheet.html") in extract_sheet.make_sheet(config, storage)["summary"]
+    assert len(made) == 2 and storage.read_bytes("r/faces/sheet.html") == page
+    (small_set / "real" / "1.mp4").write_bytes(b"")
+    extract(config, storage)
+    assert len(made) == 3 and b"empty file" in storage.read_bytes("r/faces/sheet.html")
+    assert extract_verify.verify(config, storage)["uncommitted"] == 0
+
+    def broken(*_):
+        raise ValueError("of a reason")
+
+    monkeypatch.setattr(extract_sheet, "contact_sheet", broken)
+    (small_set / "real" / "2.mp4").write_bytes(b"")
+    result = extract(config, storage)
+    assert result["problems"]["contact sheet"] == ["no contact sheet: ValueError: of a reason"]
+    assert "warning: no contact sheet: ValueError: of a reason" in capsys.readouterr().err
+    monkeypatch.setattr(extract_sheet, "contact_sheet", make)
+    assert "contact sheet" not in extract(config, storage)["problems"]  # made up for
+    assert b"2 videos" not in page and storage.read_bytes("r/faces/sheet.html").count(b"unreadable <b>2</b>") == 1
 
 
 def test_a_file_that_becomes_what_it_was_counts_again_without_being_decoded(in_process, small_set, tmp_path):
