@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -129,6 +130,15 @@ def ask(port, method, path, body=None, **headers):
         connection.close()
 
 
+def require_token_of_ray(ports):
+    """Serve's replicas listen on all addresses, for each other's pickled calls: none without the cluster's token."""
+    for port in ports:
+        for metadata in [], [("authorization", f"Bearer {'0' * 64}")]:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", metadata=metadata, timeout=30)
+            assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED, refused.value
+
+
 @pytest.mark.cluster
 def test_it_serves_over_http_and_leaves_nothing_behind(tmp_path):
     storage = Storage.from_config(parse({"storage": {"uri": str(tmp_path / "storage")}}).storage)
@@ -178,7 +188,9 @@ def test_it_serves_over_http_and_leaves_nothing_behind(tmp_path):
         assert ask(port, "GET", "/healthz")[::2] == (200, b'{"status":"ok"}')
         assert ask(port, "GET", "/")[0] == 200
         marked.watch(tmp_path / "out")
-        assert {address for address, _ in listening(marked.alive())} == {"127.0.0.1"}
+        open_ports = listening(marked.alive())
+        assert ("127.0.0.1", port) in open_ports and {address for address, _ in open_ports} == {"127.0.0.1", "::"}
+        require_token_of_ray([port for address, port in open_ports if address == "::"])
         process.send_signal(signal.SIGINT)
         assert process.wait(120) == 0, said()
         assert said().splitlines()[-1] == "serve: stopped" and TOKEN not in said()
