@@ -141,7 +141,8 @@ def fuzz(folder: Path, *, count: int, seed: int, frames: int, size: int, faces: 
                 if request is None:
                     return
                 status, body = send(config.serve.port, request)
-                counts[status, type_of(status, body)] += 1
+                with lock:
+                    counts[status, type_of(status, body)] += 1
                 if status not in ANSWERS | {503} or (status != 200 and not type_of(status, body)):
                     wrong.append((request.what, status, body[:200].decode("latin-1")))
 

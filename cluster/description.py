@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.demands import demands, room
+from cluster.demands import demands, endpoint_demands, room
 from robust.config import Config
 from robust.config_identity import dump_yaml
 from robust.deploy_config import DeployConfig, GroupConfig
@@ -116,15 +116,7 @@ class Description:
 
     @property
     def asks_for_gpus(self) -> bool:
-        config = self.config
-        return any(
-            (
-                config.train.gpus_per_worker,
-                config.tune.gpus_per_trial,
-                config.evaluate.gpus_per_task,
-                config.extract.detect_gpus,
-            )
-        )
+        return any(demand.gpus for demand in (*demands(self.config), *endpoint_demands(self.config, "most")))
 
     def group(self, name: str) -> GroupConfig:
         return next(group for group in self.deploy.groups if group.name == name)

@@ -55,6 +55,11 @@ def extract(config: Config, storage: Storage) -> dict:
     Raises:
         UserError: a data set or the storage cannot be reached, or the cluster is too small for the settings.
     """
+    result, committed = _extract(config, storage)
+    return _with_sheet(result, committed, config, storage)
+
+
+def _extract(config: Config, storage: Storage) -> tuple[dict, Committed]:
     if config.data.demo.enabled:
         make_demo_data(config)
     dataset, rows = videos_of(config)
@@ -71,7 +76,11 @@ def extract(config: Config, storage: Storage) -> dict:
         run_pipeline(plans, config, storage, settings)
         committed = read_committed(storage, run)
     require_complete(committed.current(), rows)
-    result = result_of(committed, dataset, extracted=len(missing))
+    return result_of(committed, dataset, extracted=len(missing)), committed
+
+
+def _with_sheet(result: dict, committed: Committed, config: Config, storage: Storage) -> dict:
+    """After all that changes the table: the contact sheet is of it."""
     if told := keep_sheet(config, storage, committed):
         result["problems"][SHEET] = told
     return result
@@ -92,13 +101,14 @@ def extraction_fingerprint(config: Config) -> str:
 
 def extract_and_remove_stale(config: Config, storage: Storage) -> dict:
     """`--remove-stale`: extracts what is missing, then removes what no longer counts."""
-    result = extract(config, storage)
+    result, _ = _extract(config, storage)
     removed = remove_stale(storage, config.run.name)
     told = (f"{removed.rows} stale status rows removed ({removed.shards} shards gone, {removed.rewritten} rewritten), "
             f"{removed.leftovers} uncommitted objects removed")
     problems = {name: told for name, told in result["problems"].items() if name != STALE}
-    return {**result, "stale": {}, "problems": problems, "removed": dataclasses.asdict(removed),
-            "summary": f"{result['summary']}; {told}"}
+    result = {**result, "stale": {}, "problems": problems, "removed": dataclasses.asdict(removed),
+              "summary": f"{result['summary']}; {told}"}
+    return _with_sheet(result, read_committed(storage, config.run.name), config, storage)
 
 
 # ---------------------------------------------------------------------------------------------------- the pipeline

@@ -23,6 +23,7 @@ from cluster.demands import demands
 from cluster.local import LocalCluster
 from cluster.preflight import FAIL, NOTE, OK, Finding, as_json, failed, node, table, verdicts
 from jobs.cli import report_failure
+from jobs.room import waits_s
 from robust.config import Config, StorageConfig
 from robust.config_file import default_config, load_config
 from robust.deploy_config import STAGES
@@ -111,7 +112,7 @@ def preflight(config: Config, storage: Storage, stages: Sequence[str]) -> list[F
         *verdicts.room(
             [demand for demand in demands(config) if demand.stage in stages],
             list(there.values()),
-            waits_s=config.cluster.wait_for_nodes_s,
+            waits_s=waits_s(config),
         ),
         *findings,
         *(verdicts.versions(reports, node.versions()) if reports else []),

@@ -27,18 +27,23 @@ def living_nodes() -> Nodes:
 def require_room(config: Config, stage: str) -> Nodes:
     """The cluster's nodes, once they have room for the least that the stage starts with.
 
-    A cluster that grows is asked to, where cluster.wait_for_nodes_s says for how long; this machine's own Ray does not grow.
+    A cluster that grows is asked to.
 
     Raises:
         UserError: there is no room.
     """
     demand, nodes = demand_of(config, stage), living_nodes()
-    if room(nodes, demand) < demand.workers and config.cluster.wait_for_nodes_s and config.cluster.address != "local":
-        nodes = _grown(demand, config.cluster.wait_for_nodes_s)
+    if room(nodes, demand) < demand.workers and (wait_s := waits_s(config)):
+        nodes = _grown(demand, wait_s)
     if room(nodes, demand) < demand.workers:
         raise UserError(
             f"{_lacks(demand, nodes)}; lower {demand.lower}, or join a larger cluster (one that grows: set cluster.wait_for_nodes_s)")
     return nodes
+
+
+def waits_s(config: Config) -> float:
+    """For how long a job waits for nodes; 0: not at all, as on this machine's own Ray, which does not grow."""
+    return 0 if config.cluster.address == "local" else config.cluster.wait_for_nodes_s
 
 
 def _grown(demand: Demand, wait_s: float) -> Nodes:
@@ -46,9 +51,9 @@ def _grown(demand: Demand, wait_s: float) -> Nodes:
     print(f"{_lacks(demand, living_nodes())}; waiting up to {wait_s:g} s for nodes", flush=True)
     until = time.monotonic() + wait_s
     tell = time.monotonic() + TELL_EVERY_S
-    request_resources(bundles=bundles(demand))
     try:
         while room(nodes := living_nodes(), demand) < demand.workers and time.monotonic() < until:
+            request_resources(bundles=bundles(demand))  # again and again: the cluster has one request, another job's takes its place
             time.sleep(LOOK_EVERY_S)
             if time.monotonic() > tell:
                 print(f"still waiting: {_lacks(demand, nodes)}", flush=True)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 
 from ray import serve
+from ray.exceptions import RayError
 
 from cluster.demands import endpoint_demands, without_room
 from jobs.cli import run_job
@@ -29,6 +30,7 @@ from robust.config_overrides import as_overrides
 from robust.detection import crop_differences, thresholds_of
 from robust.errors import ConfigError, UserError
 from robust.models.checkpoint import CARD
+from robust.serve_config import http_options
 from robust.serving.access import Access
 from robust.storage import MissingObject, Storage
 
@@ -95,16 +97,17 @@ def served(config: Config, storage: Storage) -> Iterator[str]:
         print(f"warning: {warning}", flush=True)
     require_room(config, living_nodes())
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if serve.status().proxies:
+    there = serve.status()
+    if there.proxies or there.applications:
         raise UserError("Ray Serve runs on this cluster already; deploy jobs.serve:application there (docs/serving.md)")
     if config.cluster.address == "local":
         require_free_port(config.serve.host, config.serve.port)
     try:
-        serve.start(proxy_location="HeadOnly", http_options={"host": config.serve.host, "port": config.serve.port},
-                    logging_config={"log_level": "WARNING", "enable_access_log": False})
         try:
+            serve.start(proxy_location="HeadOnly", http_options=http_options(config.serve, host=config.serve.host),
+                        logging_config={"log_level": "WARNING", "enable_access_log": False})
             serve.run(bind(plan), name=NAME, route_prefix="/")
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError, RayError) as error:
             raise UserError(f"the endpoint does not start: {error}") from error
         host = f"[{config.serve.host}]" if ":" in config.serve.host else config.serve.host
         yield f"http://{host}:{config.serve.port}"

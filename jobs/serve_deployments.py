@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from robust.config import Config
@@ -75,11 +75,10 @@ class Faces:
         return self.application
 
     async def score(self, crops: list[bytes]) -> np.ndarray:
-        """(N,) logits of N encoded crops. Raises: ServiceError: the model's process is gone or has too much to do."""
-        parts = [crops[start:start + self.most] for start in range(0, len(crops), self.most)]
+        """(N,) logits of N encoded crops. Raises: ServiceError: the model's process is gone."""
         try:
-            return np.concatenate(await asyncio.gather(*(self.model.score.remote(part) for part in parts)))
-        except (RayActorError, BackPressureError, DeploymentUnavailableError) as error:
+            return await score_in_parts(self.model.score.remote, crops, most=self.most)
+        except (RayActorError, DeploymentUnavailableError) as error:
             raise ServiceError(503, "the model is not ready; try again in some seconds", retry_after="10") from error
 
 
@@ -106,6 +105,17 @@ class Model:
         return await asyncio.to_thread(score_together if self.on_gpu else score_apart, self.model, requests)
 
 
+async def score_in_parts(ask: Callable, crops: list[bytes], *, most: int) -> np.ndarray:
+    """(N,) logits of N crops, asked for by at most so many; if it is given up, so is what was asked."""
+    answers = [ask(crops[start:start + most]) for start in range(0, len(crops), most)]
+    try:
+        return np.concatenate(await asyncio.gather(*answers))
+    except BaseException:  # Serve does not tell those whom a request asked that its time is up
+        for answer in answers:
+            answer.cancel()
+        raise
+
+
 def score_together(model, requests: Sequence[list[bytes]]) -> list[np.ndarray]:
     """All crops as one: what a GPU is fast at. The last bits of a logit may depend on the others."""
     from robust.serving.judging import score_encoded
@@ -125,9 +135,9 @@ def bind(plan: Plan) -> serve.Application:
     """The application, as `serve.run` and serveConfigV2 take it."""
     settings = plan.config.serve
     model = serve.deployment(Model).options(
-        name="model", **_replicas(settings.model), max_ongoing_requests=max(64, settings.queue * settings.faces.most))
+        name="model", **_replicas(settings.model), graceful_shutdown_timeout_s=settings.timeout_s, max_ongoing_requests=max(64, settings.queue * settings.faces.most))
     faces = serve.deployment(Faces).options(
-        name="faces", **_replicas(settings.faces), max_ongoing_requests=settings.queue + SPARE, max_queued_requests=SPARE)
+        name="faces", **_replicas(settings.faces), graceful_shutdown_timeout_s=settings.timeout_s, max_ongoing_requests=settings.queue + SPARE, max_queued_requests=SPARE)
     return faces.bind(plan, model.bind(plan))
 
 

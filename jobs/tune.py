@@ -23,7 +23,7 @@ from jobs.budget import device_hours
 from jobs.cli import run_job
 from jobs.known_trials import newest_state, trials_of
 from jobs.progress import Progress
-from jobs.room import Nodes, require_room
+from jobs.room import Nodes, require_room, waits_s
 from jobs.run_folder import RunFolder
 from jobs.search_space import CHOICES, param_space, require_recipes
 from jobs.searchers import search_algorithm
@@ -109,8 +109,9 @@ def can_go_on(config: Config, storage: Storage) -> bool:
 
 
 def concurrent_trials(config: Config, nodes: Nodes) -> int:
-    """What the cluster holds at once, or fewer if the config says so."""
-    return min(room(nodes, demand_of(config, "tune")), config.tune.max_concurrent or sys.maxsize)
+    """What the cluster holds at once, or fewer if the config says so; as many as that where trials that wait make it grow."""
+    most = config.tune.max_concurrent or sys.maxsize
+    return most if config.tune.max_concurrent and waits_s(config) else min(room(nodes, demand_of(config, "tune")), most)
 
 
 def trial_recipe(config: Config, settings: dict) -> RecipeConfig:

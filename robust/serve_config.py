@@ -42,9 +42,17 @@ class ServeConfig(Section):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the endpoint."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host's name is one of this machine's own for itself."""
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def http_options(config: ServeConfig, *, host: str) -> dict:
+    """As Ray Serve takes them. Its own limit is for requests that no process takes; the endpoint's is told in the answer."""
+    return {"host": host, "port": config.port, "request_timeout_s": config.timeout_s + 10}

@@ -145,9 +145,12 @@ def _agreement(served: Served, key: str, config: Config) -> Iterator[Problem]:
     if config.serve.port != served.port:
         remedy = f"the application's serve.port is {config.serve.port}; give the same"
         yield Problem("port-differs", served.inner, "http_options.port", served.port, remedy)
-    nodes = [_size(group) for group in served.workers for _ in range(group.get("maxReplicas", 0))]
-    if (demand := without_room(nodes, endpoint_demands(config, "most"))) is not None:
-        remedy = f"{demand} do not fit beside the rest on the {len(nodes)} nodes at most; ask for less, or raise maxReplicas"
+    asked = endpoint_demands(config, "most")
+    enough = sum(demand.workers for demand in asked)  # more nodes than processes would change nothing
+    nodes = [_size(group) for group in served.workers for _ in range(min(group.get("maxReplicas", 0), enough))]
+    if (demand := without_room(nodes, asked)) is not None:
+        most = sum(group.get("maxReplicas", 0) for group in served.workers)
+        remedy = f"{demand} do not fit beside the rest on the {most} nodes at most; ask for less, or raise maxReplicas"
         yield Problem("no-room", served.inner, f"{key}.{demand.key}", demand.workers, remedy)
 
 

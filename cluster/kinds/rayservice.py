@@ -13,6 +13,7 @@ from cluster.kinds.pods import cluster_spec, from_namespace, labels_of, metadata
 from robust.config_overrides import flattened
 from robust.deploy_config import GroupConfig
 from robust.errors import ConfigError
+from robust.serve_config import http_options
 
 IMPORT_PATH = "jobs.serve:application"
 SECTIONS = ("run", "storage", "extract", "detect", "serve")
@@ -64,7 +65,7 @@ def serve_config(description: Description) -> dict:
     arguments = flattened(config, SECTIONS)
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": EVERYWHERE, "port": config.serve.port},
+        "http_options": http_options(config.serve, host=EVERYWHERE),
         "applications": [
             {
                 "name": "detection",

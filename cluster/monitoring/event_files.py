@@ -46,8 +46,7 @@ def sync(storage: Storage, run: str, folder: Path, *, longest_s: float = LONGEST
     for number, (filesystem, info, local) in enumerate(wanted):
         if fetched and time.monotonic() > until:
             raise UserError(f"{number} of {len(wanted)} event files were read in {longest_s:g} s; the others follow.")
-        with explain_arrow(f"{storage.uri(run)}, {info.base_name}", storage.config):
-            fetched += _catch_up(filesystem, info, local)
+        fetched += _catch_up(filesystem, info, local, storage)
     present = {local for _, _, local in wanted}
     for gone in (
         {path for path in folder.rglob(f"*{EVENTS}*")}
@@ -58,7 +57,7 @@ def sync(storage: Storage, run: str, folder: Path, *, longest_s: float = LONGEST
     return fetched
 
 
-def _catch_up(filesystem, info, local: Path) -> int:
+def _catch_up(filesystem, info, local: Path, storage: Storage) -> int:
     have = local.stat().st_size if local.exists() else 0
     if have > info.size:  # another file of the same name
         local.unlink()
@@ -66,7 +65,7 @@ def _catch_up(filesystem, info, local: Path) -> int:
     if have == info.size:
         return 0
     local.parent.mkdir(parents=True, exist_ok=True)
-    with filesystem.open_input_file(info.path) as source:
+    with explain_arrow(storage.uri(), storage.config), filesystem.open_input_file(info.path) as source:
         source.seek(have)
         added = source.read(info.size - have)
     with open(local, "ab") as sink:

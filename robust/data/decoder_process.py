@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import mmap
 import os
 import select
@@ -74,11 +75,19 @@ def shared_decoder(limits: DecodeLimits) -> DecoderProcess:
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """What a child is to make of a file: `count` frames of a video or the one of a photograph, in so many seconds."""
+    """What a child is to make of a file: `count` frames of a video or the one of a photograph.
+
+    Args:
+        timeout_s: of one attempt; until: of time.monotonic(), of all of them.
+    """
 
     count: int
     image: bool
     timeout_s: float
+    until: float = math.inf
+
+    def left_s(self) -> float:
+        return min(self.timeout_s, self.until - time.monotonic())
 
 
 class _Gone(Exception):
@@ -138,21 +147,21 @@ class DecoderProcess:
         Whatever is wrong with the file is told in the result. Errors of a Ranged source pass through.
 
         Args:
-            timeout_s: less than the limits' for this file alone.
+            timeout_s: for this file alone, in however many attempts.
         Raises:
             OSError: this machine's fault, e.g. too many open files.
             RuntimeError: the decoding process cannot be started at all.
         """
         if count < 1:
             raise ValueError(f"count is {count}, must be at least 1")
-        return self._read(source, _Task(count, False, self._patience(timeout_s)))
+        return self._read(source, self._task(count, False, timeout_s))
 
     def read_image(self, source: bytes | str | os.PathLike, *, timeout_s: float | None = None) -> DecodedVideo:
         """A photograph as a video of one frame, turned upright as its EXIF says; all else as in `read_frames`."""
-        return self._read(source, _Task(1, True, self._patience(timeout_s)))
+        return self._read(source, self._task(1, True, timeout_s))
 
-    def _patience(self, timeout_s: float | None) -> float:
-        return self.limits.timeout_s if timeout_s is None else min(timeout_s, self.limits.timeout_s)
+    def _task(self, count: int, image: bool, timeout_s: float | None) -> _Task:
+        return _Task(count, image, self.limits.timeout_s, math.inf if timeout_s is None else time.monotonic() + timeout_s)
 
     def _read(self, source, task: _Task) -> DecodedVideo:
         with self._lock, contextlib.ExitStack() as stack:
@@ -169,6 +178,8 @@ class DecoderProcess:
         decord, kills = self.limits.decord and not task.image, 0
         while True:
             decoded, crash = self._attempt(handle, ranged, task, decord)
+            if task.left_s() <= 0:
+                return decoded
             if crash == -signal.SIGKILL and kills < KILLS_FORGIVEN:
                 kills += 1
             elif crash is not None and decord and ranged is None and not len(decoded.frames):
@@ -184,12 +195,14 @@ class DecoderProcess:
             answer = Answer(frames, self.limits.memory_mb * 2**20, task.count)
             try:
                 self._make_ready()
-                self._deadline, self._watched = time.monotonic() + task.timeout_s, 0.0
+                left_s = max(0.0, task.left_s())
+                self._deadline, self._watched = time.monotonic() + left_s, 0.0
                 self._videos += 1
-                job = {**dataclasses.asdict(task), "decord": decord, "bytes": None if ranged is None else ranged.size()}
+                job = {"count": task.count, "image": task.image, "timeout_s": left_s, "decord": decord,
+                       "bytes": None if ranged is None else ranged.size()}
                 self._give(job, [handle, frames])
                 while not answer.done:
-                    self._hear(answer, handle, ranged, task.timeout_s)
+                    self._hear(answer, handle, ranged, left_s)
                 return answer.video(), None
             except Ended as ended:
                 self.close()

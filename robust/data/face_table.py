@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from robust.data.shards import FACE_SCHEMA, READ_THREADS, SUBJECT, face_key, read_status, status_key
 from robust.errors import UserError
+from robust.storage import explain_arrow
 
 
 def videos_by_shard(status: pa.Table, *, split: str | None = None) -> dict[str, list[str]]:
@@ -80,16 +82,32 @@ def read_shard(
     chosen = pc.field("video_id").isin(list(video_ids))
     if subject_only:
         chosen &= pc.field("track") == SUBJECT
-    try:
+    with explain_shard(storage, run, shard):
         table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False, filters=chosen)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"face shard {storage.uri(face_key(run, shard))} cannot be read ({error}); "
-            f"delete its status table {status_key(run, shard)} and run jobs.extract again"
-        ) from error
     if max_frames_per_video is not None:
         table = table.take(pa.array(_evenly(table, max_frames_per_video), pa.int64()))
     return table.select(wanted)
+
+
+@contextlib.contextmanager
+def explain_shard(storage, run: str, shard: str) -> Iterator[None]:
+    """What goes wrong while a shard is read, as a UserError; only of one that is lost or damaged does it say: extract it again."""
+    uri = storage.uri(face_key(run, shard))
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if _is_of_the_store(error):
+            with explain_arrow(uri, storage.config):
+                raise
+        raise UserError(f"face shard {uri} cannot be read ({error}); "
+                        f"delete its status table {status_key(run, shard)} and run jobs.extract again") from error
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """Whether it says nothing about the shard. Damage found by pyarrow is an OSError too, but without a number."""
+    if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        return False
+    return error.errno is not None or any(sign in str(error) for sign in ("AWS Error", "google::cloud"))
 
 
 def _evenly(table: pa.Table, count: int) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robust.data.shards import FACE_SCHEMA, face_key, status_key
-from robust.errors import UserError
+from robust.data.face_table import explain_shard
+from robust.data.shards import FACE_SCHEMA, face_key
 
 
 class ShardFile:
@@ -21,11 +22,10 @@ class ShardFile:
     def __init__(self, storage, run: str, shard: str):
         self.storage, self.run, self.shard = storage, run, shard
         filesystem, path = storage.arrow(face_key(run, shard))
-        try:
-            self._source = filesystem.open_input_file(path)
+        with explain_shard(storage, run, shard), contextlib.ExitStack() as opened:
+            self._source = opened.enter_context(filesystem.open_input_file(path))
             self._file = pq.ParquetFile(self._source, pre_buffer=True)
-        except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(error) from error
+            opened.pop_all()  # kept open
         self.size = self._source.size()
 
     def __enter__(self) -> ShardFile:
@@ -64,16 +64,9 @@ class ShardFile:
     def read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """These columns of FACE_SCHEMA of these row groups, in their order; null where the shard is older than a column."""
         there = [name for name in columns if name in self._file.schema_arrow.names]
-        try:
+        with explain_shard(self.storage, self.run, self.shard):
             table = self._file.read_row_groups(list(groups), columns=there, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(error) from error
         for name in columns:
             if name not in there:
                 table = table.append_column(FACE_SCHEMA.field(name), pa.nulls(len(table), FACE_SCHEMA.field(name).type))
         return table.select(list(columns))
-
-    def _unreadable(self, error: Exception) -> UserError:
-        return UserError(
-            f"face shard {self.storage.uri(face_key(self.run, self.shard))} cannot be read ({error}); "
-            f"delete its status table {status_key(self.run, self.shard)} and run jobs.extract again")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.fs
 
-from robust.errors import ConfigError, StorageError
+from robust.errors import StorageError
 from robust.object_stores.address import endpoint_url
 from robust.object_stores.kept import kind_of
 from robust.object_stores.s3_client import ca_bundle, connect, region_of
@@ -62,7 +62,7 @@ def _credentials(config) -> dict:
         return {}
     try:
         found = connect(config).session.get_credentials().get_frozen_credentials()
-    except (BotoCoreError, AttributeError, ConfigError):
+    except (BotoCoreError, AttributeError):
         raise StorageError(
             f"no usable credentials in the profile {config.profile!r} (storage.profile): add it to the credentials "
             "file on every node, or correct the name."

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from robust.errors import ConfigError
-from robust.serve_config import ServeConfig
+from robust.serve_config import ServeConfig, is_loopback
 from robust.serving.errors import ServiceError
 
 SHORTEST_TOKEN = 20
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ def _require_this_machine(headers: Mapping[str, str]) -> None:
         name = urlsplit(f"//{host}").hostname
     except ValueError:
         name = None
-    if name not in LOCAL_HOSTS:
+    if name is None or not is_loopback(name):
         raise ServiceError(403, "this endpoint has no token and answers only to localhost and 127.0.0.1")
     origin = headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:

@@ -39,7 +39,8 @@ def build_app(judge: UploadJudge, about: About, config: ServeConfig, access: Acc
     Args:
         about: what its verdicts are given with.
     """
-    app = FastAPI(title="Deepfake detection", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Deepfake detection", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None,
+                  redirect_slashes=False)  # a redirect is made of the Host header, and its client would send file and token there
     app.add_middleware(Shield)
     seats = _Seats(config.queue)
     limit = int(config.max_upload_mb * MIB)

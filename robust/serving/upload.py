@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import tempfile
@@ -29,7 +30,6 @@ class Upload:
     def __init__(self):
         with tempfile.TemporaryFile(buffering=0) as file:  # of mode 600, and never linked into the folder
             self._handle = os.dup(file.fileno())
-        os.set_inheritable(self._handle, False)
         self._close = weakref.finalize(self, os.close, self._handle)
         self._hash = hashlib.sha256()
         self.size, self.head = 0, b""
@@ -84,7 +84,7 @@ async def receive(pieces: AsyncIterator[bytes], max_bytes: int) -> Upload:
         if upload.size + len(piece) > max_bytes:
             raise _too_large(max_bytes)
         try:
-            upload.add(piece)
+            await asyncio.to_thread(upload.add, piece)
         except OSError as error:
             raise ServiceError(503, "there is no room for the file at present", retry_after="60") from error
     if upload.size == 0:

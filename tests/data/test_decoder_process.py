@@ -122,6 +122,18 @@ def test_a_kill_from_outside_is_not_the_videos_fault_unless_it_comes_every_time(
     assert (again.status, again.reason) == ("unreadable", "decoder crashed (signal 9)") and len(killed) == 5
 
 
+def test_the_time_of_one_file_is_that_of_all_attempts(decoder, visited):
+    killed = []
+
+    def kill():
+        time.sleep(0.4)
+        killed.append(decoder.pid)
+        os.kill(decoder.pid, signal.SIGKILL)
+
+    assert decoder.read_frames(Pieces(visited, 0, kill), count=10, timeout_s=0.3).reason == "decoder crashed (signal 9)"
+    assert len(killed) == 1  # three, where there is time
+
+
 def test_without_an_interpreter_the_job_fails_and_no_file_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     with pytest.raises(RuntimeError, match="cannot be started"):

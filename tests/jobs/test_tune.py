@@ -225,3 +225,7 @@ def test_as_many_trials_as_the_nodes_hold_or_the_config_allows(tmp_path):
     assert job.concurrent_trials(config_of(tmp_path, max_concurrent=None), nodes) == 8
     assert job.concurrent_trials(config_of(tmp_path, max_concurrent=None, cpus_per_trial=2), nodes) == 3
     assert job.concurrent_trials(config_of(tmp_path, max_concurrent=1), nodes) == 1
+    few = config_of(tmp_path, max_concurrent=20)
+    assert job.concurrent_trials(few, nodes) == 8
+    grows = few.model_copy(update={"cluster": few.cluster.model_copy(update={"wait_for_nodes_s": 60, "address": "auto"})})
+    assert job.concurrent_trials(grows, nodes) == 20

@@ -1,5 +1,6 @@
 """jobs/serve.py: what is refused before it starts, and once for all the real thing: Ray Serve over real HTTP."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from jobs import serve as job
-from jobs.serve_deployments import score_apart, score_together
+from jobs.serve_deployments import score_apart, score_in_parts, score_together
 from robust.config_file import parse
 from robust.data.faces import build_detector
 from robust.data.images import encode_image
@@ -113,6 +114,28 @@ def test_scores_of_a_batch_are_those_of_its_requests():
         assert np.array_equal(found, score_crops(model, list(wanted)))
     assert [len(one) for one in together] == [1, 4, 2]
     assert np.allclose(np.concatenate(together), np.concatenate(apart), atol=1e-6)
+
+
+def test_crops_are_scored_in_parts_and_a_request_that_is_given_up_takes_its_parts_along():
+    asked = []
+
+    def ask(part):
+        async def answer():
+            await asyncio.sleep(0 if len(part) > 1 else 60)
+            return np.array([float(crop) for crop in part])
+
+        asked.append(asyncio.ensure_future(answer()))
+        return asked[-1]
+
+    async def both():
+        whole = await score_in_parts(ask, [b"1", b"2", b"3", b"4"], most=2)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await score_in_parts(ask, [b"1", b"2", b"3"], most=2)
+        await asyncio.sleep(0)
+        return whole
+
+    assert asyncio.run(both()).tolist() == [1, 2, 3, 4] and len(asked) == 4 and asked[-1].cancelled()
 
 
 def free_port() -> int:
