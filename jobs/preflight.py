@@ -26,7 +26,7 @@ from jobs.cli import report_failure
 from jobs.room import waits_s
 from robust.config import Config, StorageConfig
 from robust.config_file import default_config, load_config
-from robust.deploy_config import STAGES
+from robust.deploy_config import JOBS, STAGES
 from robust.errors import UserError
 from robust.storage import Storage, open_input
 
@@ -64,7 +64,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     parser.add_argument(
         "--stage",
-        choices=(*STAGES, "detect", "detect_many"),
+        choices=(*JOBS, "detect"),
         default="pipeline",
         help="the job that is to run; default: %(default)s, all of them",
     )

@@ -26,7 +26,7 @@ from jobs.packing import Package, pack
 from jobs.run_folder import FOLDERS
 from robust.config import Config
 from robust.config_file import default_config, load_config
-from robust.deploy_config import STAGES
+from robust.deploy_config import JOBS
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
@@ -71,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.submit", allow_abbrev=False, description="Submits a job to a Ray cluster.",
         epilog="RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) name the cluster's token; python -m jobs.STAGE --help lists the settings")
-    parser.add_argument("stage", choices=(*STAGES, "detect", "detect_many"), help="the job")
+    parser.add_argument("stage", choices=(*JOBS, "detect"), help="the job")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that override the file")
     parser.add_argument("--address", default=os.environ.get("RAY_API_SERVER_ADDRESS", LOCAL_DASHBOARD), metavar="URL",
                         help="of the cluster's dashboard; RAY_API_SERVER_ADDRESS, else %(default)s")

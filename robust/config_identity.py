@@ -46,14 +46,15 @@ def fingerprint(config: Config, sections: Iterable[str]) -> str:
 
 def differences(a: Config, b: Config) -> list[str]:
     """The science settings in which two configurations differ, as `key: a -> b`."""
-    flat_a, flat_b = _flatten(science(a)), _flatten(science(b))
+    flat_a, flat_b = flattened_tree(science(a)), flattened_tree(science(b))
     keys = sorted(flat_a.keys() | flat_b.keys())
     return [f"{key}: {flat_a.get(key)!r} -> {flat_b.get(key)!r}" for key in keys if flat_a.get(key) != flat_b.get(key)]
 
 
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+def flattened_tree(node: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of nested mappings; one that is empty is a value."""
     if isinstance(node, dict) and node:
-        return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+        return {k: v for key, value in node.items() for k, v in flattened_tree(value, f"{prefix}{key}.").items()}
     return {prefix.rstrip("."): node}
 
 

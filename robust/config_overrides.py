@@ -6,11 +6,12 @@ something else, such as a run that is called on, stands there in quotes of its o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from robust.config import Config
 from robust.config_file import apply_overrides, parse
+from robust.config_identity import flattened_tree
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -30,17 +31,9 @@ def overridden(config: Config, values: Mapping[str, Any]) -> Config:
 def flattened(config: Config, sections: Iterable[str]) -> dict[str, Any]:
     """All that these sections hold, as overridden() takes it. A list is one value."""
     tree = config.model_dump(mode="json")
-    leaves = _leaves({name: tree[name] for name in sections})
-    return {key: _quoted(value) if isinstance(value, str) else value for key, value in leaves}
+    leaves = flattened_tree({name: tree[name] for name in sections})
+    return {key: _quoted(value) if isinstance(value, str) else value for key, value in leaves.items()}
 
 
 def _quoted(text: str) -> str:
     return text if apply_overrides({}, [f"a={text}"])["a"] == text else json.dumps(text)
-
-
-def _leaves(node: dict, above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value

@@ -12,12 +12,12 @@ from cluster.checks.common import LOOPBACK, REFERENCE, VARIABLE, counts, image_o
 from cluster.checks.reading import UNREADABLE
 from cluster.checks.settings import settings_problems
 from cluster.description import locked_version
+from cluster.kinds.pods import GPU
 from cluster.schemas import schema
 from robust.config import Config
 from robust.config_file import parse
 from robust.errors import ConfigError
 
-GPU = "nvidia.com/gpu"
 CLUSTERS = {"RayCluster": "spec", "RayJob": "spec.rayClusterSpec", "RayService": "spec.rayClusterConfig"}
 """Where each has its cluster."""
 Images = list[tuple[str, str, str]]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import jinja2
 import pyarrow as pa
-from markupsafe import Markup
 
 from robust.config import Config
-from robust.config_identity import fingerprint, science
+from robust.config_identity import fingerprint, flattened_tree, science
 from robust.data.quality import REASONS
 from robust.data.rows import SPLITS
 from robust.data.shards import STATUSES, Committed
 from robust.data.sheet_crops import Bounds, Group, Sample, sample_crops
 from robust.data.sheet_rejected import choose_rejected, count_kinds, with_pictures
+from robust.evaluation.pages import style, template, webp_uri
 
-TEMPLATES = Path(__file__).parent / "templates"
 VERSION = 1
 """Raised when the page shows something else, so that runs that have one get it anew."""
 MOST_KINDS, MOST_REJECTED, MOST_DECODED = 20, 24, 12
@@ -67,8 +63,10 @@ def contact_sheet(storage, config: Config, committed: Committed, *, bounds: Boun
     chosen = choose_rejected(records, count=MOST_REJECTED, seed=config.run.seed)
     rejected = with_pictures(chosen, config.extract, storage_config=config.storage, most=MOST_DECODED)
     kinds = count_kinds(records)
-    page = _environment().get_template("extraction.html").render(
-        run=config.run.name, style=Markup((TEMPLATES / "report.css").read_text()), totals=totals(records), counts=[
+    page = template(
+        "extraction.html", plain=plain, last=last_part, uri=webp_uri, points=_points, count=_count_text, share=_share, size=_size
+    ).render(
+        run=config.run.name, style=style(), totals=totals(records), counts=[
             row for row in counts if row["group"] in set(shown)], hidden=len(counts) - len(shown), splits=count_splits(records),
         statuses=Counter(record["status"] for record in records), known=STATUSES, sample=sample, shown=shown, measures=MEASURES,
         kinds=kinds[:MOST_KINDS], more_kinds=kinds[MOST_KINDS:], rejected=rejected, refused=_refused(records),
@@ -157,26 +155,12 @@ def _shard_sizes(sample: Sample, records: Sequence[Mapping], videos_per_shard: i
 
 def _settings(config: Config) -> list[dict]:
     """The settings that decide what crops look like, and which of them are not the default."""
-    now, default = _flat(science(config.extract)), _flat(science(type(config.extract)()))
+    now, default = flattened_tree(science(config.extract)), flattened_tree(science(type(config.extract)()))
     return [{"key": f"extract.{key}", "value": json.dumps(value), "default": json.dumps(default.get(key))}
             for key, value in now.items()]
 
 
-def _flat(node: Mapping, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 # ---------------------------------------------------------------------------------------------------- the page
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(plain=plain, last=last_part, uri=_uri, points=_points, count=_count_text, share=_share, size=_size)
-    return environment
 
 
 def plain(text: str | None, length: int = NAME_LENGTH) -> str:
@@ -190,10 +174,6 @@ def plain(text: str | None, length: int = NAME_LENGTH) -> str:
 def last_part(video_id: str) -> str:
     """The video's own name, without data set and method."""
     return plain(video_id.rpartition("/")[2] or video_id, 40)
-
-
-def _uri(webp: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
 def _points(points: Iterable[tuple[float, float]]) -> str:

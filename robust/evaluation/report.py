@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from robust.evaluation.bars import bar_chart
 from robust.evaluation.certificate_table import certificate_charts
 from robust.evaluation.codec_table import attacks_of, survival_charts, survival_style
 from robust.evaluation.gallery import GAIN, Strip
+from robust.evaluation.pages import style, template, webp_uri
 from robust.evaluation.plots import Point, Series, line_chart
 from robust.evaluation.summary import find
 from robust.evaluation.universal_table import Picture
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 CURVES = (
     ("fake_to_real", "Attack success, fake → real", "lower is better"),
@@ -35,20 +31,12 @@ def render(summary: Mapping, strips: Sequence[Strip] = (), patterns: Sequence[Pi
         strips: the gallery; may be empty.
         patterns: pictures of universal perturbations; may be empty.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, share=share, number=number, image=image_uri, pretty=pretty)
-    page = environment.get_template("report.html")
+    page = template("report.html", percent=percent, share=share, number=number, image=webp_uri, pretty=pretty)
     single_frames = all(count[f"{kind}_frames"] == count[f"{kind}_videos"]
                         for count in summary["counts"] for kind in ("fake", "real"))
     return page.render(
         summary=summary,
-        style=Markup((TEMPLATES / "report.css").read_text()),  # our own file, not data
+        style=style(),
         names=[model["name"] for model in summary["models"]],
         groups=_groups(summary, without="real"),
         sources=_groups(summary, without="fake"),
@@ -84,10 +72,6 @@ def share(value: float, digits: int = 1) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def image_uri(data: bytes) -> str:
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
 def pretty(value) -> str:

@@ -2,12 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from robust.evaluation.importance import FEWEST_TRIALS, LOGARITHMIC
+from robust.evaluation.pages import style, template
 from robust.evaluation.trial_charts import (
     FIRST_COLOUR,
     FRONT,
@@ -20,7 +19,6 @@ from robust.evaluation.trial_charts import (
     parallel_chart,
 )
 
-TEMPLATES = Path(__file__).parent / "templates"
 NAMES = {"epsilon": "epsilon", "steps": "steps", "lipschitz_weight": "Lipschitz weight", "step_size": "step size",
          "lipschitz_kind": "Lipschitz kind", "activation": "activation", "recipe": "recipe"}
 FIGURES = {"robust_auc": "robust AUC", "auc": "clean AUC", "cost": "seconds a step"}
@@ -33,18 +31,14 @@ def trials_page(result: Mapping) -> str:
     Args:
         result: jobs/tune.py's result: trials, front, winner, importance, threat, not_run, device_hours.
     """
-    loader = jinja2.FileSystemLoader(TEMPLATES)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     table, winner = result["trials"], result["winner"]["trial"]
     kinds = {row["trial"]: FRONT if row["trial"] in result["front"] else OTHER for row in table} | {winner: WINNER}
     settings = [name for name in NAMES if any(name in row["settings"] for row in table)]
     done = [row for row in table if row["status"] == "done"]
     shares = result["importance"]
     dots = [_dot(row, kinds[row["trial"]]) for row in done]
-    return environment.get_template("trials.html").render(
-        result=result, style=Markup((TEMPLATES / "report.css").read_text()), headline=_headline(result),
+    return template("trials.html").render(
+        result=result, style=style(), headline=_headline(result),
         kinds=kinds, settings=settings, names=NAMES, figures=FIGURES, fewest=FEWEST_TRIALS, first_colour=FIRST_COLOUR,
         front=Markup(front_chart(dots, x_label="clean video AUC", y_label="robust video AUC")),
         parallel=Markup(parallel_chart(_axes(done, settings), [dot.kind for dot in dots], [dot.name for dot in dots])),
