@@ -15,6 +15,7 @@ from pathlib import Path
 from cluster.monitoring import event_files
 from jobs.cli import run_job, run_stage
 from jobs.demo_data import make_demo_data
+from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.storage import Storage
 
@@ -76,8 +77,14 @@ def only_model(config: Config, name: str) -> Config:
 
 
 def local_copies(config: Config, storage: Storage) -> Path:
-    """The run's folder of local outputs, with TensorBoard's event files of all stages (evaluate has put the report there)."""
+    """The run's folder of local outputs, with the contact sheet and TensorBoard's event files of all stages (evaluate has put the report there)."""
+    from jobs.extract_sheet import SHEET
+
     folder = Path(config.cluster.outputs) / config.run.name
+    sheet = RunFolder(storage, config).key("extract", SHEET)
+    if storage.exists(sheet):  # without one, extract has said why
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SHEET).write_bytes(storage.read_bytes(sheet))
     event_files.sync(storage, config.run.name, folder / "tensorboard", longest_s=math.inf)
     return folder
 

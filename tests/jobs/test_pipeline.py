@@ -20,3 +20,6 @@ def test_event_files_of_all_stages_are_copied_as_they_are_now(local_storage, tmp
     local_storage.delete_prefix("run/tune")
     local_storage.write_bytes(f"run/tensorboard/evaluate/{name}", b"tensorboard/evaluate and more")
     assert copied() == {**trained, "evaluate": b"tensorboard/evaluate and more"}
+    assert not (tmp_path / "outputs/run/sheet.html").exists()
+    local_storage.write_bytes("run/faces/sheet.html", b"<!doctype html>")
+    assert copied() and (tmp_path / "outputs/run/sheet.html").read_bytes() == b"<!doctype html>"
