@@ -126,11 +126,13 @@ def test_the_time_of_one_file_is_that_of_all_attempts(decoder, visited):
     killed = []
 
     def kill():
-        time.sleep(0.4)
         killed.append(decoder.pid)
+        time.sleep(max(0.0, until - time.monotonic()))
         os.kill(decoder.pid, signal.SIGKILL)
 
-    assert decoder.read_frames(Pieces(visited, 0, kill), count=10, timeout_s=0.3).reason == "decoder crashed (signal 9)"
+    decoder.read_frames(visited, count=1)  # the process is up
+    until = time.monotonic() + 2.1
+    assert decoder.read_frames(Pieces(visited, 0, kill), count=10, timeout_s=2).reason == "decoder crashed (signal 9)"
     assert len(killed) == 1  # three, where there is time
 
 

@@ -24,8 +24,6 @@ from robust.data.layouts import LAYOUTS
 from robust.data.tree import FileTree
 from robust.errors import UserError
 
-pytestmark = pytest.mark.slow
-
 SIZE, FRAMES, FPS = 96, 4, 10
 SMALL = {"identities": 30, "fakes_per_kind": 10, "takes": 1, "frames": FRAMES, "size": SIZE, "fps": FPS}
 

@@ -13,8 +13,6 @@ from robust.evaluation.corruptions import CLEAN, KINDS, Corruption, corrupt
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -26,8 +26,6 @@ from robust.data.shards import read_committed, write_shard
 from robust.storage import Storage
 from tests import clips
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):

@@ -17,8 +17,6 @@ from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import load_checkpoint, save_checkpoint
 from robust.storage import Storage
 
-pytestmark = pytest.mark.slow
-
 PARTS = ("corruptions", "codec", "whole_video", "universal", "smoothing", "export")
 folder = codec_folder
 
