@@ -109,6 +109,7 @@ def test_what_is_wrong_with_a_request_has_its_type(endpoint, video):
         "form": (415, dict(body=b"--x", headers={"content-type": "multipart/form-data; boundary=x"})),
         "large": (413, dict(body=long)),
         "enormous": (413, dict(body=b"abc", headers={"content-length": "9" * 400})),
+        "text as curl sends it": (422, dict(body=b"no video", headers={"content-type": "application/x-www-form-urlencoded"})),
         "text": (422, dict(body=b"these are the videos of last year\n" * 40)),
         "no image": (422, dict(body=b"\xff\xd8\xff" + b"x" * 400)),
         "nowhere": (404, dict(path="/v2/detect", body=b"abc")),
