@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: a real S3 server, started once, and a bucket of its own for each test."""
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +20,21 @@ def s3_server(tmp_path_factory):
 
 
 @pytest.fixture
-def s3(s3_server, monkeypatch) -> StorageConfig:
+def s3(s3_server, monkeypatch) -> Iterator[StorageConfig]:
     """StorageConfig of an empty bucket on the server; its keys are in the environment, as for a user."""
     import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     bucket = f"test-{secrets.token_hex(6)}"
-    boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint_url).create_bucket(Bucket=bucket)
-    return StorageConfig(uri=f"s3://{bucket}/prefix", max_attempts=4, connect_timeout_s=5, read_timeout_s=20)
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint_url)
+    client.create_bucket(Bucket=bucket)
+    yield StorageConfig(uri=f"s3://{bucket}/prefix", max_attempts=4, connect_timeout_s=5, read_timeout_s=20)
+    with contextlib.suppress(BotoCoreError, ClientError):  # a test may have removed it, or set the clock wrong
+        client.delete_bucket(Bucket=bucket)  # each has volumes of its own, and the server has only so many
 
 
 @pytest.fixture
