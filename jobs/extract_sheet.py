@@ -11,7 +11,7 @@ from jobs.run_folder import RunFolder
 from robust.config import Config
 from robust.data.shards import Committed, read_committed
 from robust.errors import UserError
-from robust.evaluation.contact_sheet import contact_sheet, made_of, mark_of
+from robust.evaluation.contact_sheet import contact_sheet, mark_of
 from robust.storage import Storage, explain_arrow
 
 SHEET = "sheet.html"
@@ -30,9 +30,10 @@ def make_sheet(config: Config, storage: Storage) -> dict:
     committed = read_committed(storage, config.run.name)
     if not len(committed.table):
         raise UserError(f"nothing is extracted yet in run {config.run.name}; run jobs.extract first")
-    page = contact_sheet(storage, config, committed).encode()
+    status = committed.current()
+    page = contact_sheet(storage, config, committed, status, mark_of(committed, status, config)).encode()
     storage.write_bytes(folder.key("extract", SHEET), page)
-    return {"summary": f"contact sheet of {len(committed.current())} videos, {len(page) / 1e6:.1f} MB: "
+    return {"summary": f"contact sheet of {len(status)} videos, {len(page) / 1e6:.1f} MB: "
                        f"{storage.uri(folder.key('extract', SHEET))}"}
 
 
@@ -40,8 +41,10 @@ def keep_sheet(config: Config, storage: Storage, committed: Committed) -> list[s
     """Makes the page anew if it is not of this table; returns why it could not be made, or nothing."""
     key = RunFolder(storage, config).key("extract", SHEET)
     try:
-        if key not in committed.keys or not _is_of(storage, key, mark_of(made_of(committed, committed.current(), config))):
-            storage.write_bytes(key, contact_sheet(storage, config, committed).encode())
+        status = committed.current()
+        mark = mark_of(committed, status, config)
+        if key not in committed.keys or not _is_of(storage, key, mark):
+            storage.write_bytes(key, contact_sheet(storage, config, committed, status, mark).encode())
         return []
     except Exception as error:  # the crops are there and right; nobody shall lose them to a page about them
         told = f"no contact sheet: {error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'}"

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from robust.data.shards import STATUSES
+from robust.data.shards import NUMBER, STATUSES
 from robust.detection import VERDICTS
 
 MOST_REASONS, MOST_SUSPICIOUS = 20, 20
-NUMBER = r"[0-9]+(\.[0-9]+)?"
 
 
 def counts_of(rows: pa.Table) -> dict:

@@ -25,6 +25,8 @@ from robust.object_stores import MissingObject
 SUBJECT = 0
 """The track of the person whom a video is about."""
 STATUSES = ("ok", "partial", "no_face", "unreadable")
+NUMBER = r"[0-9]+(\.[0-9]+)?"
+"""In a reason: what differs between videos that have the same; written as N where they are counted together."""
 STATUS_SUFFIX = ".status.parquet"
 FACES_SUFFIX = ".parquet"
 ROWS_OF_A_GROUP = 32

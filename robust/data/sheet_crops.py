@@ -14,20 +14,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
-
-from robust.data.crop import shrink
-from robust.data.crops import landmarks_in_crop
-from robust.data.images import decode_image
 from robust.data.shard_file import ShardFile
 from robust.data.shards import READ_THREADS
+from robust.data.sheet_pictures import Picture, picture_of
 
 QUALITY = ("video_id", "frame_index", "track", "box", "score", "sharpness", "yaw")
 IMAGE = ("image", "landmarks", "window", "matrix", "height", "width")
 IMAGE_THREADS = 4
 """Each holds the images of one row group."""
-PICTURE_SIDE, PICTURE_BYTES = 128, 6000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +84,6 @@ MEASURES: dict[str, Callable[[Seen], float | None]] = {
     "yaw": lambda crop: None if crop.yaw is None else -abs(crop.yaw),
 }
 """How bad a detection is in each respect: low is bad."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A crop made small: WebP, None if the stored image is damaged; height and width as stored; the five landmarks in
-    shares of width and height, empty if not known."""
-
-    webp: bytes | None
-    height: int
-    width: int
-    points: tuple[tuple[float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,35 +252,11 @@ def _pictures(storage, run: str, wanted: Mapping[str, Mapping[int, Sequence[int]
         with ShardFile(storage, run, shard) as file:
             for number, offsets in sorted(wanted[shard].items()):
                 rows = file.read([number], IMAGE).take(sorted(offsets)).to_pylist()
-                made += [((shard, number, offset), _picture(row)) for offset, row in zip(sorted(offsets), rows, strict=True)]
+                made += [((shard, number, offset), picture_of(row)) for offset, row in zip(sorted(offsets), rows, strict=True)]
         return made
 
     with ThreadPoolExecutor(IMAGE_THREADS) as pool:
         return dict(pair for pairs in pool.map(of_shard, sorted(wanted)) for pair in pairs)
-
-
-def _picture(row: dict) -> Picture:
-    points = landmarks_in_crop(row)
-    shares = () if points is None else tuple(
-        (float(x + 0.5) / row["width"], float(y + 0.5) / row["height"]) for x, y in points if math.isfinite(x + y))
-    try:
-        webp = small_webp(decode_image(row["image"]), side=PICTURE_SIDE, most_bytes=PICTURE_BYTES)
-    except ValueError:
-        webp = None
-    return Picture(webp, row["height"], row["width"], shares)
-
-
-def small_webp(image: np.ndarray, *, side: int, most_bytes: int) -> bytes:
-    """(H, W, 3) uint8 RGB as a WebP of at most this longer side and so many bytes, as good as these allow."""
-    while True:
-        small = cv2.cvtColor(shrink(image, longer_side=side), cv2.COLOR_RGB2BGR)
-        for quality in (85, 65, 40, 15):
-            encoded, data = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])
-            if encoded and len(data) <= most_bytes:
-                return data.tobytes()
-        if side <= 8:
-            raise ValueError(f"no picture of {image.shape} has {most_bytes} bytes")
-        side //= 2
 
 
 # ---------------------------------------------------------------------------------------------------- by lot

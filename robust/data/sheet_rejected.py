@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from robust.data.decoder_process import DecodeLimits, DecoderProcess
 from robust.data.extraction import read_source
-from robust.data.sheet_crops import small_webp
+from robust.data.shards import NUMBER
+from robust.data.sheet_pictures import small_webp
 from robust.errors import UserError
 from robust.object_stores import MissingObject
 from robust.storage import explain_arrow
@@ -50,7 +51,7 @@ class Rejected:
 
 def kind_of(reason: str) -> str:
     """A reason without what differs from video to video."""
-    return re.sub(r"\d+(\.\d+)?", "N", reason)[:REASON_LENGTH]
+    return re.sub(NUMBER, "N", reason)[:REASON_LENGTH]
 
 
 def count_kinds(records: Iterable[Mapping]) -> list[Reason]:

@@ -33,28 +33,25 @@ MEASURES = {
 """Title, what the figure is, and which settings leave such faces out."""
 
 
-def made_of(committed: Committed, status: pa.Table, config: Config) -> str:
-    """A hash of what decides the page; `status` is `committed.current()`."""
+def mark_of(committed: Committed, status: pa.Table, config: Config) -> str:
+    """The beginning of a page: a hash of what decides it. Args: status: committed.current()."""
     facts = ["shard", "video_id", "split", "label", "method", "status", "reason", "frames_asked", "frames_found"]
     about = [VERSION, config.run.name, fingerprint(config, ["extract"]), len(committed.stale)]
     digest = hashlib.sha256(json.dumps(about).encode())
     for name in facts:
         digest.update(json.dumps(status.column(name).to_pylist()).encode())
-    return digest.hexdigest()[:32]
+    return f"<!doctype html>\n<!-- {digest.hexdigest()[:32]} -->\n"
 
 
-def mark_of(made: str) -> str:
-    """Stands at the beginning of a page that was made of this."""
-    return f"<!doctype html>\n<!-- {made} -->\n"
-
-
-def contact_sheet(storage, config: Config, committed: Committed, *, bounds: Bounds = Bounds()) -> str:
+def contact_sheet(storage, config: Config, committed: Committed, status: pa.Table, mark: str, *, bounds: Bounds = Bounds()) -> str:
     """The page as HTML that refers to nothing outside itself; the same every time.
+
+    Args:
+        status: committed.current(); mark: of it, from `mark_of`: each is a walk over all rows.
 
     Raises:
         UserError: a shard that is read is gone or damaged, or the storage cannot be reached.
     """
-    status = committed.current()
     records = status.select(list(COLUMNS)).to_pylist()
     counts = count_groups(records)
     shown = [row["group"] for row in sorted(counts, key=lambda row: (-row["videos"], row["group"]))[:bounds.groups]]
@@ -72,7 +69,7 @@ def contact_sheet(storage, config: Config, committed: Committed, *, bounds: Boun
         kinds=kinds[:MOST_KINDS], more_kinds=kinds[MOST_KINDS:], rejected=rejected, refused=_refused(records),
         stale=len(committed.stale), hash=fingerprint(config, ["extract"]), settings=_settings(config), seed=config.run.seed,
         shards=_shard_sizes(sample, records, config.extract.videos_per_shard))
-    return mark_of(made_of(committed, status, config)) + page
+    return mark + page
 
 
 # ---------------------------------------------------------------------------------------------------- figures

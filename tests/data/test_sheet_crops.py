@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from robust.data import shards as shard_module
-from robust.data import sheet_crops
 from robust.data.images import decode_image, encode_image
 from robust.data.shard_file import ShardFile
 from robust.data.shards import face_key, shard_key, write_shard
-from robust.data.sheet_crops import Bounds, Group, sample_crops, small_webp
+from robust.data.sheet_crops import Bounds, Group, sample_crops
+from robust.data.sheet_pictures import PICTURE_BYTES, PICTURE_SIDE, small_webp
 from robust.errors import UserError
 from tests.data.test_shards import face, status
 
@@ -145,6 +145,6 @@ def test_no_group_and_no_face_give_an_empty_sample(local_storage):
 
 def test_pictures_are_small_whatever_they_show():
     noise = np.random.default_rng(0).integers(0, 255, (700, 500, 3)).astype(np.uint8)
-    data = small_webp(noise, side=sheet_crops.PICTURE_SIDE, most_bytes=sheet_crops.PICTURE_BYTES)
-    assert len(data) <= sheet_crops.PICTURE_BYTES and max(decode_image(data).shape) <= sheet_crops.PICTURE_SIDE
+    data = small_webp(noise, side=PICTURE_SIDE, most_bytes=PICTURE_BYTES)
+    assert len(data) <= PICTURE_BYTES and max(decode_image(data).shape) <= PICTURE_SIDE
     assert decode_image(small_webp(noise[:10, :8], side=128, most_bytes=6000)).shape == (10, 8, 3)

@@ -12,7 +12,7 @@ from robust.data.images import encode_image
 from robust.data.rows import VideoRow
 from robust.data.shards import read_committed, shard_key, write_shard
 from robust.data.sheet_crops import Bounds
-from robust.evaluation.contact_sheet import MOST_REJECTED, contact_sheet, count_groups, made_of, mark_of, plain, totals
+from robust.evaluation.contact_sheet import MOST_REJECTED, contact_sheet, count_groups, mark_of, plain, totals
 from tests.data.test_shards import face, status
 
 NASTY = "d/m/</figcaption><script>alert('x')</script>&\u202egpj.\n\"onload=\"x"
@@ -57,11 +57,16 @@ class Elements(HTMLParser):
         self.text.append(data)
 
 
+def sheet_of(storage, config, **bounds):
+    committed = read_committed(storage, "r")
+    status = committed.current()
+    return contact_sheet(storage, config, committed, status, mark_of(committed, status, config), **bounds)
+
+
 def test_the_page_says_what_the_table_says_and_is_the_same_again(local_storage, config):
     small(local_storage)
-    committed = read_committed(local_storage, "r")
-    page = contact_sheet(local_storage, config, committed)
-    assert page == contact_sheet(local_storage, config, committed)
+    page = sheet_of(local_storage, config)
+    assert page == sheet_of(local_storage, config)
     elements = Elements(page)
     words = " ".join(" ".join(elements.text).split())
     assert "5 videos gave 14 face crops; 1 video is not ok" in words
@@ -75,7 +80,7 @@ def test_the_page_says_what_the_table_says_and_is_the_same_again(local_storage, 
 
 def test_names_are_text_and_nothing_is_asked_for_outside(local_storage, config):
     small(local_storage)
-    page = contact_sheet(local_storage, config, read_committed(local_storage, "r"))
+    page = sheet_of(local_storage, config)
     elements = Elements(page)
     assert not {"script", "iframe", "link", "object", "form", "base"} & set(elements.tags)
     assert all(link.startswith(("#", "data:image/webp;base64,")) for link in elements.links)
@@ -89,10 +94,10 @@ def test_the_mark_changes_with_the_table_alone(local_storage, config):
 
     def mark():
         committed = read_committed(local_storage, "r")
-        return mark_of(made_of(committed, committed.current(), config))
+        return mark_of(committed, committed.current(), config)
 
     first = mark()
-    page = contact_sheet(local_storage, config, read_committed(local_storage, "r"))
+    page = sheet_of(local_storage, config)
     assert page.startswith(first) and first == mark() and first.startswith("<!doctype html>\n<!--")
     write(local_storage, [record("d/real/9", 1, "val", 0, "real", ["d:z"])])
     assert mark() != first
@@ -101,7 +106,7 @@ def test_the_mark_changes_with_the_table_alone(local_storage, config):
 def test_people_in_two_splits_are_told(local_storage, config):
     write(local_storage, [record("d/m/1", 1, "train", 0, "m", ["d:a"])])
     write(local_storage, [record("d/m/2", 1, "test", 0, "m", ["d:a"])])
-    page = contact_sheet(local_storage, config, read_committed(local_storage, "r"))
+    page = sheet_of(local_storage, config)
     assert "<b>1 people are in more than one split.</b>" in page
 
 
@@ -110,7 +115,7 @@ def test_every_picture_has_its_share_of_five_megabytes_and_groups_are_bounded(lo
     rows = [record(f"d/{'m' * 150}{group:03d}/{'n' * 200}", 3, "train", 1, f"{'m' * 150}{group:03d}", ["d:a"], status="partial",
                    reason="why" * 60 + chr(97 + group)) for group in range(24)]
     write(local_storage, rows)
-    page = contact_sheet(local_storage, config, read_committed(local_storage, "r"), bounds=Bounds(groups=20, crops=40, worst=4))
+    page = sheet_of(local_storage, config, bounds=Bounds(groups=20, crops=40, worst=4))
     pictures = page.count("data:image/webp")
     assert "4 smaller groups" in page and pictures == 40 + 4 * 4
     most = Bounds().crops + 4 * Bounds().worst + MOST_REJECTED
