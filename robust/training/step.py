@@ -54,11 +54,12 @@ def take_step(
 
 def _replays(training, x, y, settings, recipe, size, *, epsilon):
     """Updates on the same images, in parts of `size`, each of which also moves their perturbation by its own input gradient."""
-    delta = torch.zeros_like(x) if training.perturbation is None else training.perturbation
+    method = recipe_named(recipe.recipe)
+    delta = torch.zeros_like(x) if training.perturbation is None else method.carried(training.perturbation, y, recipe)
     for _ in range(recipe.replays):
         adversarial = (x + delta).clamp_(0, 1).requires_grad_()
         terms = _update(training, x.split(size), adversarial.split(size), y.split(size), settings, recipe, inputs=adversarial)
-        delta = recipe_named(recipe.recipe).replay(delta, adversarial.grad, y, recipe, epsilon=epsilon)
+        delta = method.replay(delta, adversarial.grad, y, recipe, epsilon=epsilon)
     training.perturbation = delta
     return terms, adversarial.detach()
 

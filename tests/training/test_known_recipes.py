@@ -143,6 +143,10 @@ def test_free_updates_once_a_replay_and_leaves_reals_alone_if_asked():
     training, _, examples = stepped(network, x, y, train_recipe)
     assert int(network.features[1].num_batches_tracked) == int(smooth().features[1].num_batches_tracked) + 3
     assert torch.equal(examples[y == 0], x[y == 0]) and not torch.equal(examples[y == 1], x[y == 1])
+    one_replay = recipe(recipe="free", replays=1, attack={"epsilon": EPSILON, "targets": "fake"})
+    moved = training.perturbation.abs().amax((1, 2, 3)) > 0
+    _, examples = take_step(training, x, 1 - y, settings(optimizer="sgd"), one_replay, rate=0.0, epsilon=EPSILON, seed=1, now=1)
+    assert moved.any() and torch.equal(examples, x)  # what moved fakes must not move the reals that follow
 
 
 def test_awp_moves_each_weight_tensor_up_its_gradient_by_gamma_times_its_norm():

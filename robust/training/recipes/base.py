@@ -44,6 +44,7 @@ class Recipe:
         replay: moves the perturbation by the input gradient of the training loss itself, for recipes without an attack of
             their own: (perturbation, gradient, y, *, epsilon) -> perturbation. The loop then makes `settings.replays`
             updates on a batch.
+        carried: with `replay`: the last batch's perturbation as the next one begins with it: (perturbation, y, settings).
         single_step: the attack makes one step, so that the network may learn to fool it: the loop probes for that.
         stage: the settings of an epoch, from (settings, epoch); they may name another recipe.
     """
@@ -52,6 +53,7 @@ class Recipe:
     loss: Loss = mixture
     looks_at: Callable[[RecipeConfig], tuple[str, ...]] = lambda settings: both_or_one(settings.adversarial_share)
     replay: Callable[..., Tensor] | None = None
+    carried: Callable[[Tensor, Tensor, RecipeConfig], Tensor] = lambda perturbation, y, settings: perturbation
     single_step: bool = False
     stage: Callable[[RecipeConfig, int], RecipeConfig] = lambda settings, epoch: settings
 

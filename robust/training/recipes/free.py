@@ -20,8 +20,13 @@ def replay(delta: Tensor, gradient: Tensor, y: Tensor, settings: RecipeConfig, *
     moved = threat.step(delta, gradient, threat.epsilon)
     # The ball around the middle of the box, which never reaches its edges, is the ball around 0.
     moved = threat.project(moved + 0.5, delta.new_full((), 0.5).expand_as(delta)) - 0.5
+    return of_targets(moved, y, settings)
+
+
+def of_targets(delta: Tensor, y: Tensor, settings: RecipeConfig) -> Tensor:
+    """The perturbation with 0 for reals if fakes alone are attacked."""
     fakes = (y == 1).to(delta.dtype).view(-1, 1, 1, 1)
-    return moved * fakes.to(delta.device, non_blocking=True) if settings.attack.targets == "fake" else moved
+    return delta * fakes.to(delta.device, non_blocking=True) if settings.attack.targets == "fake" else delta
 
 
-RECIPE = Recipe(replay=replay)
+RECIPE = Recipe(replay=replay, carried=of_targets)
