@@ -165,7 +165,7 @@ def trial_table(grid: tune.ResultGrid, *, root: str) -> list[dict]:
     for result in grid:
         metrics = result.metrics or {}
         finite = {name: _finite(metrics.get(name)) for name in ("auc", "robust_auc", "attack_success", "threshold", "frame_threshold", "threshold_fpr_5", "frame_threshold_fpr_5", "equal_error_logit", "frame_auc")}
-        done = finite["robust_auc"] is not None
+        done = finite["robust_auc"] is not None and not result.error  # one that broke down later must not win
         rows.append({"trial": metrics.get("trial_id") or Path(result.path).name, "settings": dict(result.config), "status": "done" if done else "error", **finite,
                      "cost": _finite(metrics.get("cost")), "seconds": _finite(metrics.get("time_total_s")), "epochs": metrics.get("epoch", 0), "checkpoint": result.checkpoint.path.removeprefix(f"{root}/") if result.checkpoint else None,
                      "error": str(result.error).strip().splitlines()[-1] if result.error else None})

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_cluster import small_cluster
@@ -67,6 +68,15 @@ def test_what_the_budget_left_out_is_told(tmp_path):
 def test_a_failed_trial_is_counted_in_the_summary(tmp_path):
     table = [row("a", 0.9, 0.5), {**row("b", None, None, status="error"), "error": "out of memory"}]
     assert job.summary(table, table[0], config_of(tmp_path)).startswith("2 trials (1 failed); best is a: epsilon 1.00, 2 steps")
+
+
+def test_a_trial_that_broke_down_after_an_epoch_cannot_win():
+    figures = {"auc": 0.9, "robust_auc": 0.8, "cost": 1.0, "time_total_s": 60.0, "epoch": 1}
+    ended = [SimpleNamespace(metrics={**figures, "trial_id": name, "robust_auc": robust}, config={}, path=name, checkpoint=None, error=error)
+             for name, robust, error in (("broken", 0.8, RuntimeError("Traceback\nthe loss was no finite number")), ("whole", 0.5, None))]
+    table = job.trial_table(ended, root="")
+    assert [row["status"] for row in table] == ["error", "done"] and table[0]["error"] == "the loss was no finite number"
+    assert job.choose(table, clean_tolerance=1)["trial"] == "whole"
 
 
 @pytest.mark.parametrize("epsilon", [0.25, 8.0])
