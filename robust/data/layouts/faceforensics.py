@@ -50,7 +50,7 @@ def faceforensics(tree: FileTree, dataset) -> LayoutResult:
             if split == "excluded":
                 divided.append(path)
             people = sequences if is_youtube else [f"actor{number}" for number in sequences]
-            people = [*people, *(same_person[person] for person in people if person in same_person)]
+            people = list(dict.fromkeys(same_person.get(person, person) for person in people))
             rows.append(
                 make_row(
                     dataset=name,
