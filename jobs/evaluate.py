@@ -30,7 +30,7 @@ from jobs.cli import run_job
 from jobs.codec_tasks import measure_codecs, shared_attacks
 from jobs.corruption_tasks import measure_corruptions
 from jobs.export_tasks import export_examples
-from jobs.gallery_task import headline_cell, make_gallery
+from jobs.gallery_task import gates_cell, headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
 from jobs.smoothing_tasks import measure_smoothing
@@ -45,6 +45,7 @@ from robust.evaluation import attack_block, blocks, gallery, passes, sequence
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.blocks import SPLIT, Block
 from robust.evaluation.comparators import read_comparators
+from robust.evaluation.credibility import judge
 from robust.evaluation.predictions import check_predictions
 from robust.evaluation.protocol import build_tables
 from robust.evaluation.report import render
@@ -84,11 +85,12 @@ def evaluate(config: Config, storage: Storage) -> dict:
     measure = functools.partial(attack_crops, candidates=candidates)
     tasks = [task for candidate in candidates
              for task in missing_tasks(config, storage, [candidate], plan, measure, items_of[candidate])]
+    gates = run_gates(config, storage, candidates, status, cells)  # before hours of an attack that they may find broken
+    print(f"evaluate: {judge(gates)['text']}", flush=True)
     attack_seconds = run_tasks(config, storage, tasks)
     predictions, cost = read_predictions(config, storage, plan, items_of)
     if sequential:
         predictions = sequence.accumulate(predictions, list(dict.fromkeys(cell.attack for cell in cells)))
-    gates = run_gates(config, storage, candidates, status, cells)
     universal, patterns = measure_universal(config, storage, candidates, status, predictions, validation,
                                             shown=config.evaluate.headline[1], run=run_tasks)
     parts = {
@@ -139,7 +141,7 @@ def run_gates(
     """The gates of every model, those without a kept outcome as one task each; empty if they are switched off."""
     if not config.evaluate.gates.enabled:
         return []
-    return gate_tasks.read_or_run(config, storage, candidates, status, headline_cell(config, cells), split=SPLIT,
+    return gate_tasks.read_or_run(config, storage, candidates, status, gates_cell(config, cells), split=SPLIT,
                                   run=functools.partial(run_gate_tasks, config, storage))
 
 

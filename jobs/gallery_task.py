@@ -16,13 +16,26 @@ from robust.evaluation import blocks, gallery
 from robust.evaluation.attack_block import Cell
 from robust.storage import Storage
 
+WITH_GRADIENTS = ("pgd", "apgd", "apgd_ce", "fmn", "fgsm")
+
 
 def headline_cell(config: Config, cells: list[Cell]) -> Cell:
-    """The attack of the headline; for the worst case, that of the gates and the gallery: the first there is of these."""
+    """The attack of the headline; for the worst case, that of the gallery: the first there is of WITH_GRADIENTS."""
     attack, epsilon = config.evaluate.headline
     of_epsilon = {cell.attack: cell for cell in cells if cell.epsilon == epsilon}
-    order = [attack, "pgd", "apgd", "apgd_ce", "fmn", "fgsm", *of_epsilon]
-    return of_epsilon[next(name for name in order if name in of_epsilon)]
+    return of_epsilon[next(name for name in (attack, *WITH_GRADIENTS, *of_epsilon) if name in of_epsilon)]
+
+
+def gates_cell(config: Config, cells: list[Cell]) -> Cell:
+    """The attack whose epsilon, steps and restarts the gates' own PGD gets.
+
+    Where the headline's takes no gradient steps, or others than PGD's (the queries of Square, views of EOT), another one
+    of the suite; a suite without one gets the 20 steps of `quick`.
+    """
+    cell = headline_cell(config, cells)
+    others = {other.attack: other for other in cells if other.epsilon == cell.epsilon}
+    chosen = next((others[name] for name in (cell.attack, *WITH_GRADIENTS) if name in WITH_GRADIENTS and name in others), None)
+    return chosen or dataclasses.replace(cell, attack="pgd", steps=20, restarts=1, samples=1, surrogates=())
 
 
 def gallery_task(config: Config, storage: Storage, candidate: Candidate, cell: Cell, shown: list[tuple]) -> list[tuple]:

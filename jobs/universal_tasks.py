@@ -175,6 +175,7 @@ def pattern_key(config: Config, sha256: str, sample: Sample, epsilon: float) -> 
     """Where a pattern is kept; models are told apart by their weights, crops by where they come from."""
     name = block_hash(
         universal=VERSION,
+        attacks=blocks.VERSION,
         content=[block.content for block in sample.blocks],
         images=sample.images,
         model=sha256,

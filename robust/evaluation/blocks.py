@@ -81,7 +81,10 @@ def _block(videos: list[Mapping], max_frames: int | None) -> Block:
 
 
 VERSION = 3
-"""Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now."""
+"""Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now.
+
+It is part of the name of whatever is kept: results of blocks, gates and universal patterns.
+"""
 
 
 def result_name(block: Block, item: Item, *, model: str, batch_size: int, seed: int) -> str:

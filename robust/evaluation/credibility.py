@@ -15,6 +15,7 @@ from torch import nn
 from robust.attacks.gates import Budget, run_gates
 from robust.data.inputs import to_tensor
 from robust.evaluation.attack_block import Cell, block_hash
+from robust.evaluation.blocks import VERSION as ATTACKS_VERSION
 from robust.evaluation.blocks import Block, plan_blocks, read_block
 
 VERSION = 1
@@ -79,7 +80,8 @@ def read_sample(storage, run: str, sample: Sample, *, size: int) -> tuple[pa.Tab
 def gates_name(sample: Sample, cell: Cell, *, model: str, seed: int) -> str:
     """The name under which the gates' outcome is kept; `model` is the hash of the weights."""
     content = [block.content for block in sample.blocks]
-    return block_hash(gates=VERSION, content=content, model=model, images=sample.images, seed=seed, **dataclasses.asdict(cell))
+    return block_hash(gates=VERSION, attacks=ATTACKS_VERSION, content=content, model=model, images=sample.images,
+                      seed=seed, **dataclasses.asdict(cell))
 
 
 def gates_on_crops(

@@ -291,6 +291,18 @@ def test_a_failed_gate_means_exit_code_3_no_headline_and_a_report(folder, by_han
         storage.delete_prefix(f"{RUN}/{prefix}")
 
 
+def test_the_gates_take_the_budget_of_a_gradient_attack(folder):
+    suite = {"square": {"steps": 5000}, "eot": {"steps": 25}, "apgd": {"steps": 40, "restarts": 5}}
+
+    def budget_of(headline, **attacks):
+        config = config_of(folder, suites={"tiny": attacks}, headline=[headline, 4])
+        cell = job.gates_cell(config, attack_block.cells(config.evaluate))
+        return cell.attack, cell.epsilon, cell.steps, cell.restarts, cell.samples
+
+    assert budget_of("square", **suite) == budget_of("eot", **suite) == budget_of("worst", **suite) == ("apgd", 4, 40, 5, 1)
+    assert budget_of("square", square={"steps": 5000}) == ("pgd", 4, 20, 1, 1)
+
+
 def test_gates_can_be_left_out(folder, by_hand, monkeypatch):
     monkeypatch.setattr(gate_tasks, "gates_task", None)
     config = config_of(folder, epsilons=[0.5], bootstrap=10, gates={"enabled": False})
