@@ -16,6 +16,7 @@ import ray
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from jobs import telemetry
@@ -37,9 +38,12 @@ from robust.training.loop import Place
 from robust.training.recipes import stage_of
 from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
 from robust.training.state import save_state
+from robust.training.validation import is_constant
 from robust.version import code_version
 
 PROGRESS = "progress.json"
+CONSTANT = "constant"
+"""Reported of an epoch: whether the network has collapsed."""
 SCORES = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}
 """What a checkpoint is ranked by, for each `select_by`."""
 SECTIONS = ("data", "extract", "model", "augment")
@@ -123,8 +127,16 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     with sigint_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan),
                                          observe=telemetry.progress_of(config, "train")):
         result = trainer.fit()
+    if result.metrics.get(CONSTANT):
+        raise UserError(_became_constant(plan, result.metrics))
     checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)
+
+
+def _became_constant(plan: Plan, metrics: dict) -> str:
+    return (f"train {plan.name}: after epoch {metrics['epoch']} of {plan.recipe.epochs} the network gives every validation crop the same logit "
+            f"({metrics['equal_error_logit']:.3f}, spread {metrics['logit_spread']:.1e}): training has collapsed to a constant and was stopped. Under another run.name, "
+            f"lower train.{plan.name}.learning_rate or attack.epsilon, set train.gradient_clip=1, or raise train.warmup_steps or train.{plan.name}.epsilon_warmup")
 
 
 def score_of(recipe: RecipeConfig, settings: TrainConfig) -> str:
@@ -191,17 +203,20 @@ def train_worker(arguments: dict) -> None:
                 telemetry.epoch_ended(config.run.name, arguments["model"], figures, scores)
                 note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
                 storage.write_json(RunFolder(storage, config).key("train", arguments["model"], PROGRESS), {"epoch": training.epoch, "note": note})
-            _report(training, figures, scores, facts, config, recipe, place)
+            constant = broadcast_from_rank_zero(scores is not None and is_constant(scores))
+            _report(training, figures, scores, facts, config, recipe, place, constant)
+            if constant:  # an error here would only make Ray Train do the same again
+                break
     if log is not None:
         log.hparams({"recipe": recipe.recipe, "epsilon": recipe.attack.epsilon, "steps": recipe.attack.steps, "targets": recipe.attack.targets,
                      "lipschitz weight": recipe.lipschitz.weight, "epochs": recipe.epochs}, {f"hparam/{k}": v for k, v in (scores or {}).items() if v == v})
         log.close()
 
 
-def _report(training, figures, scores, facts, config, recipe, place) -> None:
+def _report(training, figures, scores, facts, config, recipe, place, constant) -> None:
     """After each epoch, a barrier for all workers; on validated epochs rank 0 hands in a checkpoint."""
     due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
-    metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, **(scores or {})}
+    metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, CONSTANT: constant, **(scores or {})}
     if place.rank != 0 or not due:
         ray.train.report(metrics, checkpoint=None)
         return

@@ -16,14 +16,16 @@ from robust.data.inputs import to_tensor
 from robust.evaluation.metrics import auc, equal_error_threshold, fake_to_real, frozen_threshold, video_scores
 
 BATCH = 64
+CONSTANT = 1e-2
+"""A detector whose logits spread less, and that tells nothing apart, has become a constant."""
 
 
 def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, device: torch.device, seed: int) -> dict[str, float]:
     """Clean figures over all crops, robust ones over at most `settings.max_images`, evenly over videos.
 
     Returns:
-        auc, robust_auc (video level), frame_auc, equal_error_logit (frames, clean), attack_success (fake to real at that logit,
-        frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits), and at FPR 5 %:
+        auc, robust_auc (video level), frame_auc, logit_spread (standard deviation) and equal_error_logit (frames, clean),
+        attack_success (fake to real at that logit, frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits), and at FPR 5 %:
         threshold_fpr_5 and frame_threshold_fpr_5.
     """
     training = network.training
@@ -41,6 +43,7 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
     return {
         "auc": auc(scores, labels),
         "frame_auc": auc(logits, crops.labels),
+        "logit_spread": float(logits.std()),
         "robust_auc": auc(video_scores(attacked, crops.video_ids[chosen])[1], _video_labels(crops, chosen)),
         "attack_success": success.value() if success.among.any() else float("nan"),
         "equal_error_logit": middle,
@@ -49,6 +52,11 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
         "threshold_fpr_5": frozen_threshold(scores, labels, fpr=0.05),
         "frame_threshold_fpr_5": frozen_threshold(logits, crops.labels, fpr=0.05),
     }
+
+
+def is_constant(scores: dict[str, float]) -> bool:
+    """Whether validation found a detector that gives every crop one logit, which nothing brings back: with it goes the gradient."""
+    return scores["logit_spread"] < CONSTANT and abs(scores["frame_auc"] - 0.5) < 0.1
 
 
 def _video_labels(crops: CropSet, indices: np.ndarray) -> np.ndarray:

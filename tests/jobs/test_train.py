@@ -189,6 +189,15 @@ def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp
 
 
 @pytest.mark.cluster
+def test_a_network_that_becomes_a_constant_is_not_trained_to_the_end(ray_of_two, tmp_path):
+    fading = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 100, "ema_decay": 0}  # each step takes the weights away
+    config, storage = with_faces(tmp_path, train=fading)
+    with pytest.raises(UserError, match=r"train defended: after epoch 1 of 3 .* same logit .* train.defended.learning_rate"):
+        job.train(config, storage)
+    assert not storage.exists("tiny/train/defended/card.json")
+
+
+@pytest.mark.cluster
 def test_more_workers_than_the_cluster_has_is_an_error_not_a_wait(ray_of_two, tmp_path):
     config, storage = with_faces(tmp_path, train={"workers": 8, "cpus_per_worker": 2})
     with pytest.raises(UserError, match=r"train needs 8 x \(2 CPU, 0 GPU\) .*2 CPU and 0 GPU.* have room for 1; lower train.workers, train.cpus_per_worker"):
