@@ -74,7 +74,8 @@ def main(config: Config, storage: Storage, *, prior: Prior) -> dict:
 
 def read_crops(storage: Storage, run: str, split: str, size: int, count: int, device: str) -> tuple[Tensor, Tensor]:
     """(N, 3, size, size) crops in [0, 1] and (N,) labels, half of them fake, spread over the split's videos."""
-    crops = CropSet.from_table(read_faces(storage, run, split=split, columns=COLUMNS, max_frames_per_video=1), size)
+    faces = read_faces(storage, run, split=split, columns=COLUMNS, max_frames_per_video=1, subject_only=True)
+    crops = CropSet.from_table(faces, size)
     chosen = crops.evenly_over_videos(count)
     if not 0 < crops.labels[chosen].sum() < len(chosen):
         raise UserError(f"run {run}: the {split} split needs fakes and reals for this table; run jobs.extract first, or see data.splits")

@@ -35,7 +35,7 @@ from robust.config_identity import dump_yaml
 from robust.data.extraction import Source, faces_of
 from robust.data.faces import Face
 from robust.data.h264 import encode_h264
-from robust.data.shard_plan import ShardPlan, plan_shards
+from robust.data.shard_plan import ShardPlan, plan_shards, videos_of_a_shard
 from robust.data.shards import write_shard
 from robust.data.video import read_frames
 from robust.storage import Storage
@@ -124,7 +124,8 @@ def write_everything(config: Config, count: int) -> int:
                       range(count)))
     dataset, rows = videos_of(config)
     decoded, settings = read_frames(content, count=1, name="video"), extraction_fingerprint(config)
-    plans = plan_shards(rows, videos_per_shard=config.extract.videos_per_shard, fingerprint=settings, files=dataset.files)
+    plans = plan_shards(rows, videos_per_shard=videos_of_a_shard(config.extract), fingerprint=settings,
+                        files=dataset.files)
 
     def write(plan: ShardPlan) -> None:
         made = [faces_of(row, decoded, config.extract, RecordedDetector(), fingerprint=settings,

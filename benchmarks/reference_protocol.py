@@ -89,7 +89,7 @@ def main(config: Config, storage: Storage) -> dict:
 
 def read_crops(storage: Storage, run: str, split: str, size: int) -> Crops:
     """At most CROPS crops of a split, half of them fake, spread over its videos."""
-    faces = read_faces(storage, run, split=split, columns=COLUMNS, max_frames_per_video=1)
+    faces = read_faces(storage, run, split=split, columns=COLUMNS, max_frames_per_video=1, subject_only=True)
     crops = CropSet.from_table(faces, size)
     chosen = crops.evenly_over_videos(CROPS)
     if not 0 < crops.labels[chosen].sum() < len(chosen):

@@ -39,9 +39,15 @@ Read = Callable[[Config, Storage, Block | Sample, nn.Module], tuple[pa.Table, An
 """read(config, storage, block, model) -> (crops, pixels): what a measurement is given of a block."""
 
 
+def everybody(config: Config) -> bool:
+    """Whether videos are judged by everybody in them, as jobs.detect does with this setting; else by their subjects."""
+    return config.extract.people == "all"
+
+
 def read_inputs(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, np.ndarray]:
     """The crops at the model's input size."""
-    return blocks.read_block(storage, config.run.name, block, size=model.input_size, max_frames=config.evaluate.frames_per_video)
+    return blocks.read_block(storage, config.run.name, block, size=model.input_size,
+                             max_frames=config.evaluate.frames_per_video, everybody=everybody(config))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from jobs.block_tasks import measured
+from jobs.block_tasks import everybody, measured
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.checks import require_eval_mode
@@ -34,10 +34,12 @@ def measure_corruptions(
     if not settings.enabled:
         return None
     items = corruptions.grid(settings.severities)
-    plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=settings.frames_per_video)
+    plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size,
+                              max_frames=settings.frames_per_video, everybody=everybody(config))
     results = measured(config, storage, candidates, plan, score_corrupted, items, read=read_stored, run=run, unit="corrupted crops")
     rows = pa.concat_tables(as_rows(result, candidate.name, item) for candidate, item, result in results)
-    rows = rows.sort_by([(name, "ascending") for name in CORRUPTION_SCHEMA.names[:5]])
+    order = [*CORRUPTION_SCHEMA.names[:5], *(name for name in rows.column_names if name == blocks.TRACK)]
+    rows = rows.sort_by([(name, "ascending") for name in order])
     storage.write_table(RunFolder(storage, config).key("evaluate", "corruptions.parquet"), rows)
     return corruption_figures(rows, [candidate.name for candidate in candidates],
                               resamples=config.evaluate.bootstrap, seed=config.run.seed)
@@ -45,7 +47,8 @@ def measure_corruptions(
 
 def read_stored(config: Config, storage: Storage, block: Block, model: nn.Module) -> tuple[pa.Table, list[np.ndarray]]:
     """The crops at the size in which they are stored: corruptions come before the model's input."""
-    return blocks.read_crops(storage, config.run.name, block, max_frames=config.evaluate.corruptions.frames_per_video)
+    return blocks.read_crops(storage, config.run.name, block, max_frames=config.evaluate.corruptions.frames_per_video,
+                             everybody=everybody(config))
 
 
 def score_corrupted(

@@ -24,7 +24,7 @@ import pyarrow as pa
 from torch import nn
 
 from jobs import gate_tasks, surrogates, telemetry
-from jobs.block_tasks import collect, missing_tasks, run_tasks
+from jobs.block_tasks import collect, everybody, missing_tasks, run_tasks
 from jobs.candidates import Candidate, find_candidates
 from jobs.cli import run_job
 from jobs.codec_tasks import measure_codecs, shared_attacks
@@ -75,7 +75,7 @@ def evaluate(config: Config, storage: Storage) -> dict:
     cells, not_run = surrogates.possible_cells(candidates, attack_block.cells(config.evaluate))
     shared, validation = shared_attacks(config, headline_cell(config, cells), cells), choose_validation(config, status)
     plan = blocks.plan_blocks(status, split=SPLIT, block_size=config.evaluate.block_size,
-                              max_frames=config.evaluate.frames_per_video)
+                              max_frames=config.evaluate.frames_per_video, everybody=everybody(config))
     if not plan:
         raise UserError(f"run {config.run.name} has no face crops of the {SPLIT} split; run jobs.extract first (or see evaluate.images, data.splits)")
     sequential = config.evaluate.sequential
@@ -169,7 +169,8 @@ def summarise(
     }
     return build_summary(tables, run=config.run.name, models=models, cells=cells, sequential=config.evaluate.sequential,
                          headline=shown_attack(config, cells),
-                         data=count_videos(status), settings=settings, checks=CHECKS, gates=gates, **parts, timing=timing)
+                         data={**count_videos(status), "people": judged_people(config, predictions)},
+                         settings=settings, checks=CHECKS, gates=gates, **parts, timing=timing)
 
 
 def count_videos(status: pa.Table) -> dict:
@@ -178,6 +179,13 @@ def count_videos(status: pa.Table) -> dict:
     skipped = [{name: row[name] for name in ("video_id", "status", "reason")} for row in videos if row["frames_found"] == 0]
     counts = dict(sorted(Counter(row["status"] for row in videos).items()))
     return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos)}
+
+
+def judged_people(config: Config, predictions: pa.Table) -> dict:
+    """Who of a video is judged, "subject" or "all", and how many of the evaluated videos show several people."""
+    tracks = predictions.select(["video_id", "track"]).group_by("video_id").aggregate([("track", "count_distinct")])
+    several = sum(count > 1 for count in tracks.column("track_count_distinct").to_pylist())
+    return {"judged": config.extract.people, "videos_with_several": several}
 
 
 def publish(

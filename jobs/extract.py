@@ -25,7 +25,7 @@ from jobs.actor_pool import Pool, data_context
 from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_sheet import keep_sheet
-from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table
+from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, rows_of_a_shard
 from jobs.progress import Progress
 from jobs.room import require_room
 from jobs.video_tasks import tasks_of, videos_of_a_task
@@ -33,7 +33,7 @@ from robust.config import Config
 from robust.config_identity import fingerprint
 from robust.data.dataset import Dataset, load_dataset
 from robust.data.rows import VideoRow
-from robust.data.shard_plan import ShardPlan, plan_shards, stale_rows
+from robust.data.shard_plan import ShardPlan, plan_shards, stale_rows, videos_of_a_shard
 from robust.data.shards import STATUSES, Committed, plan_of, read_committed
 from robust.data.stale import count_reasons, describe_stale, mark_stale, remove_stale
 from robust.errors import UserError
@@ -70,7 +70,7 @@ def _extract(config: Config, storage: Storage) -> tuple[dict, Committed]:
     done = set(committed.current().column("video_id").to_pylist())
     missing = [row for row in rows if row.video_id not in done]
     taken = {plan_of(shard) for shard in committed.table.column("shard").unique().to_pylist()}
-    plans = plan_shards(missing, videos_per_shard=config.extract.videos_per_shard, fingerprint=settings,
+    plans = plan_shards(missing, videos_per_shard=videos_of_a_shard(config.extract), fingerprint=settings,
                         files=dataset.files, taken=taken)
     if plans:
         run_pipeline(plans, config, storage, settings)
@@ -118,9 +118,10 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     """Streams the planned videos through the cluster; only status rows come back, the crops are in storage."""
     nodes, pool = require_room(config, "extract"), pool_of(config)
     actors = pool.size(nodes)
-    total, per_shard = sum(len(plan.rows) for plan in plans), config.extract.videos_per_shard
+    total = sum(len(plan.rows) for plan in plans)
+    per_shard = rows_of_a_shard(plans, most=videos_of_a_shard(config.extract))
     most = videos_of_a_task(total, sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
-    tasks = tasks_of(plan_table(plans, config.extract), videos_per_shard=per_shard, most=most)
+    tasks = tasks_of(plan_table(plans, per_shard), videos_per_shard=per_shard, most=most)
     with data_context(), Progress("extract", total=total, unit="videos",
                                   observe=telemetry.progress_of(config, "extract")) as progress:
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))

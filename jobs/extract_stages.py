@@ -52,15 +52,21 @@ CROPS_SCHEMA = pa.schema(
 # ---------------------------------------------------------------------------------------------------- the input
 
 
-def plan_table(plans: Sequence[ShardPlan], config: ExtractConfig) -> pa.Table:
+def rows_of_a_shard(plans: Sequence[ShardPlan], *, most: int) -> int:
+    """How many rows each shard takes up in `plan_table`: `most`, or the next power of two where all are smaller."""
+    largest = max(len(plan.rows) for plan in plans)
+    return min(most, 2 ** (largest - 1).bit_length())
+
+
+def plan_table(plans: Sequence[ShardPlan], rows: int) -> pa.Table:
     """The videos of all shards in order, PLAN_SCHEMA.
 
-    Each shard takes up exactly `videos_per_shard` rows: the last of a group is filled with rows without a video, so
-    that cutting the stream into equal batches gives the shards again.
+    Each shard takes up exactly `rows` rows: a smaller one is filled with rows without a video, so that cutting the
+    stream into equal batches gives the shards again.
     """
     tables = []
     for plan in plans:
-        blanks = config.videos_per_shard - len(plan.rows)
+        blanks = rows - len(plan.rows)
         table = pa.concat_tables([rows_to_table(plan.rows), _blank_rows(blanks)])
         table = table.append_column("shard", pa.array([plan.key] * len(table), pa.string()))
         tables.append(table.append_column("shard_videos", pa.array([len(plan.rows)] * len(table), pa.int32())))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from torch import nn
 
-from jobs.block_tasks import Task, collect, missing_tasks, read_inputs
+from jobs.block_tasks import Task, collect, everybody, missing_tasks, read_inputs
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.threat import Linf
@@ -110,7 +110,8 @@ def apply_patterns(
 ) -> pa.Table:
     """Rows of PREDICTION_SCHEMA: every test crop with the patterns of its label, and with their values shuffled."""
     plan = blocks.plan_blocks(
-        status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=config.evaluate.frames_per_video
+        status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=config.evaluate.frames_per_video,
+        everybody=everybody(config),
     )
     measure = functools.partial(apply_pattern, storage=storage)
     tasks = [

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from jobs.block_tasks import measured, read_inputs
+from jobs.block_tasks import everybody, measured, read_inputs
 from jobs.candidates import Candidate
 from jobs.run_folder import RunFolder
 from robust.attacks.threat import Linf
@@ -18,7 +18,7 @@ from robust.config import Config
 from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell, batches, logits
 from robust.evaluation.blocks import SPLIT
-from robust.evaluation.predictions import check_predictions
+from robust.evaluation.predictions import check_predictions, tracks_of
 from robust.evaluation.whole_video_table import JOINT, whole_video_figures
 from robust.storage import Storage
 
@@ -44,7 +44,8 @@ def measure_whole_videos(
     epsilons = config.evaluate.epsilons if settings.epsilons is None else settings.epsilons
     items = [Cell(JOINT, float(epsilon), settings.steps, settings.restarts) for epsilon in sorted(set(epsilons))]
     plan = blocks.plan_blocks(
-        status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=config.evaluate.frames_per_video
+        status, split=SPLIT, block_size=config.evaluate.block_size, max_frames=config.evaluate.frames_per_video,
+        everybody=everybody(config),
     )  # whole videos, whatever the block size
     results = measured(
         config,
@@ -74,11 +75,17 @@ def measure_whole_videos(
 def attack_videos(
     model: nn.Module, crops: pa.Table, pixels: np.ndarray, item: Cell, config: Config, device: str
 ) -> pa.Table:
-    """The logits of a block's crops before and after the attack on their videos."""
+    """The logits of a block's crops before and after the attack on their videos.
+
+    Several people are attacked each by themselves: no budget is shared, and the worst for each is the worst for the
+    highest of them.
+    """
     size = config.evaluate.batch_size
     parts = batches(model, pixels, crops.column("label").to_numpy(), batch_size=size, device=device)
     x, y = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
     _, videos = np.unique(crops.column("video_id").to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    tracks = tracks_of(crops)
+    people = videos * (tracks.max() + 1) + tracks
     x_adv = whole_video(
         model,
         x,
@@ -86,7 +93,7 @@ def attack_videos(
         Linf.from_255(item.epsilon),
         steps=item.steps,
         restarts=item.restarts,
-        videos=torch.from_numpy(videos),
+        videos=torch.from_numpy(people),
         generator=torch.Generator().manual_seed(config.run.seed),
         batch_size=size,
     )

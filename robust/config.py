@@ -129,7 +129,10 @@ class ExtractConfig(Section):
     image_format: Literal["png", "jpeg", "webp"] = Field("png", description="of stored crops (webp is lossless)")
     jpeg_quality: int = Field(95, ge=95, le=100, description="if image_format is jpeg")
     max_crop: int = Field(512, ge=64, description="crops are shrunk to at most this longer side, pixels")
-    videos_per_shard: int = Field(64, ge=1, description="videos of one Parquet shard; a task is a part of it, so best a power of two")
+    videos_per_shard: int | None = Field(
+        None, ge=1, description="videos of one Parquet shard, best a power of two; null: so many as make about 128 MB",
+        json_schema_extra={"null_counts_as": 64},  # the default before it could be null: runs of then keep their identity
+    )
     decode_cpus: float = resource(1, gt=0, description="CPUs of one decoding task")
     decode_timeout_s: float = resource(300, gt=0, le=86400, description="seconds one video may take to decode; then given up")
     decode_memory_mb: int = resource(2048, ge=64, le=2**20, description="MiB its decoder may use, with its frames (25 of 4K: 600)")

@@ -18,12 +18,12 @@ def dump_yaml(config: Config) -> str:
 
 
 def science(node: BaseModel) -> dict:
-    """The settings that decide the result, without those marked as resources."""
+    """The settings that decide the result, without those marked as resources; null as what its field says."""
     plain: dict = {}
     for name, field in type(node).model_fields.items():
-        if (field.json_schema_extra or {}).get("resource"):
-            continue
-        plain[name] = _science_value(getattr(node, name))
+        marks, value = field.json_schema_extra or {}, getattr(node, name)
+        if not marks.get("resource"):
+            plain[name] = marks.get("null_counts_as") if value is None else _science_value(value)
     return plain
 
 

@@ -236,6 +236,15 @@ def test_a_runs_identity_is_its_science_not_its_machines():
     assert fingerprint(parse({"run": {"seed": 1}}), ("model",)) != fingerprint(config, ("model",))
 
 
+def test_runs_of_before_the_shards_size_could_be_left_open_keep_their_identity():
+    left_open, as_before, other = (parse({"extract": {"videos_per_shard": size}}) for size in (None, 64, 32))
+    assert parse({}).extract.videos_per_shard is None
+    assert differences(as_before, left_open) == []
+    assert fingerprint(as_before, ["extract"]) == fingerprint(left_open, ["extract"])
+    assert differences(left_open, other) == ["extract.videos_per_shard: 64 -> 32"]
+    assert "videos_per_shard: null" in dump_yaml(left_open)
+
+
 MODEL = "{kind: onnx, path: m.onnx, input_size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], output: two_logits}"
 
 

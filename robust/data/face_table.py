@@ -74,10 +74,16 @@ def read_shard(
     columns: Sequence[str] | None = None,
     max_frames_per_video: int | None = None,
     subject_only: bool = False,
+    per_person: bool = False,
 ) -> pa.Table:
-    """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`)."""
+    """The crops of these videos out of one shard; for readers that stream shard by shard (see `videos_by_shard`).
+
+    Args:
+        per_person: `max_frames_per_video` counts each person's frames, so the subject's are those of `subject_only`.
+    """
     wanted = list(FACE_SCHEMA.names if columns is None else columns)
-    needed = wanted + [name for name in ("video_id", "frame_index") if name not in wanted]
+    of_each = ("video_id", "track") if per_person else ("video_id",)
+    needed = wanted + [name for name in (*of_each, "frame_index") if name not in wanted]
     filesystem, path = storage.arrow(face_key(run, shard))
     chosen = pc.field("video_id").isin(list(video_ids))
     if subject_only:
@@ -85,7 +91,7 @@ def read_shard(
     with explain_shard(storage, run, shard):
         table = pq.read_table(path, filesystem=filesystem, columns=needed, use_threads=False, filters=chosen)
     if max_frames_per_video is not None:
-        table = table.take(pa.array(_evenly(table, max_frames_per_video), pa.int64()))
+        table = table.take(pa.array(_evenly(table, max_frames_per_video, of_each), pa.int64()))
     return table.select(wanted)
 
 
@@ -110,12 +116,11 @@ def _is_of_the_store(error: Exception) -> bool:
     return error.errno is not None or any(sign in str(error) for sign in ("AWS Error", "google::cloud"))
 
 
-def _evenly(table: pa.Table, count: int) -> list[int]:
-    """Row numbers of at most `count` frames of each video, the centres of `count` equal parts of its frames."""
-    rows: dict[str, dict[int, list[int]]] = {}
-    pairs = zip(table.column("video_id").to_pylist(), table.column("frame_index").to_pylist())
-    for row, (video_id, frame) in enumerate(pairs):
-        rows.setdefault(video_id, {}).setdefault(frame, []).append(row)
+def _evenly(table: pa.Table, count: int, of_each: Sequence[str]) -> list[int]:
+    """Row numbers of at most `count` frames of each video or person: the centres of `count` equal parts of them."""
+    rows: dict[tuple, dict[int, list[int]]] = {}
+    for row, (*whose, frame) in enumerate(zip(*(table.column(name).to_pylist() for name in (*of_each, "frame_index")))):
+        rows.setdefault(tuple(whose), {}).setdefault(frame, []).append(row)
     kept = []
     for frames in rows.values():
         ordered = sorted(frames)

@@ -10,21 +10,59 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 
 import pyarrow as pa
 
+from robust.config import ExtractConfig
 from robust.data.rows import VideoRow
 from robust.data.shards import FACTS, shard_key
 from robust.data.tree import FoundFile
+
+SHARD_BYTES = 128e6
+"""Of a full shard, in the middle of the 64 to 256 MB that use a network well."""
+MOST_VIDEOS = 128
+"""Of a shard: what a killed job does anew is the shards under way, and progress is told shard by shard."""
+CROP_SIDE = 300
+"""Pixels of a crop's side where `max_crop` allows it; a shard planned for 128 MB is 64 to 256 MB from 0.7 to 1.4 times that."""
+PIXEL_BYTES = {"png": 1.2, "webp": 0.6, "jpeg": 0.36}
+"""Of such a crop, jpeg at quality 95; docs/extraction.md#size-of-a-shard tells on what this was measured."""
+JPEG_100 = 0.8
+"""The same of quality 100."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
     key: str
     rows: tuple[VideoRow, ...]
+
+
+def videos_of_a_shard(config: ExtractConfig) -> int:
+    """`videos_per_shard`, or the power of two whose shards come nearest to SHARD_BYTES.
+
+    A function of the settings alone: the data would tell better, but what is left after a kill must be cut as the
+    whole was.
+    """
+    if config.videos_per_shard is not None:
+        return config.videos_per_shard
+    frames = max(config.frames_train, config.frames_test)
+    videos = videos_that_weigh(SHARD_BYTES, of_each=frames * _crop_bytes(config))
+    return min(MOST_VIDEOS, videos)
+
+
+def videos_that_weigh(size: float, *, of_each: float) -> int:
+    """The power of two, 1 or more, that gives nearest to `size` bytes."""
+    return 2 ** max(0, round(math.log2(size / of_each)))
+
+
+def _crop_bytes(config: ExtractConfig) -> float:
+    of_a_pixel = PIXEL_BYTES[config.image_format]
+    if config.image_format == "jpeg":
+        of_a_pixel += (JPEG_100 - of_a_pixel) * (config.jpeg_quality - 95) / 5
+    return of_a_pixel * min(CROP_SIDE, config.max_crop) ** 2
 
 
 def plan_shards(

@@ -100,7 +100,7 @@ class Sample:
         groups: crops of each group that is shown; those of a group without a face are none.
         worst: {measure: crops, the worst first, one a video}.
         shards, seen: how many shards were opened, and crops looked at.
-        shard_bytes, shard_crops: of each opened shard.
+        shard_bytes, shard_crops: of each opened shard; shard_videos: those in it with a face.
         left_out: crops that were chosen and not fetched, because `image_bytes` was reached.
     """
 
@@ -110,6 +110,7 @@ class Sample:
     seen: int
     shard_bytes: Sequence[int]
     shard_crops: Sequence[int]
+    shard_videos: Sequence[int]
     left_out: int
 
 
@@ -141,7 +142,7 @@ def sample_crops(
     return Sample(
         {group: shown(crops) for group, crops in sampled.items()}, {name: shown(crops) for name, crops in worst.items()},
         len(opened), len(seen), [scan.size for scan in scans], [scan.total for scan in scans],
-        len({crop.row for crop in wanted} - pictures.keys()))
+        [len(shards[scan.shard]) for scan in scans], len({crop.row for crop in wanted} - pictures.keys()))
 
 
 def choose_shards(

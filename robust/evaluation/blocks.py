@@ -26,6 +26,8 @@ SPLIT = "test"
 """The split that is evaluated."""
 CROP_COLUMNS = ("video_id", "frame_index", "label", "method", "identities", "image")
 RESULT_COLUMNS = ("video_id", "frame_index", "label", "method", "identities")
+TRACK = "track"
+"""The person's number in the video, 0 is the subject: a further column of a result where everybody is judged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Block:
     Args:
         shard: its key.
         video_ids: in order.
-        crops: how many face crops they have.
+        crops: how many face crops they have; of several people no more than about so many.
         content: hash of where the crops come from: videos, their source files and the extraction's settings.
     """
 
@@ -45,37 +47,44 @@ class Block:
     content: str
 
 
-def plan_blocks(status: pa.Table, *, split: str, block_size: int, max_frames: int | None = None) -> list[Block]:
+def plan_blocks(
+    status: pa.Table, *, split: str, block_size: int, max_frames: int | None = None, everybody: bool = False
+) -> list[Block]:
     """Packs videos into blocks of at most `block_size` crops (a longer video is a block of its own).
 
     Args:
         status: status table of the extraction, one row a video.
-        max_frames: at most so many crops of a video are used.
+        max_frames: at most so many crops of a person are used.
+        everybody: all people of a video, not its subject alone; results of the one are never taken for the other's.
     """
+    def crops_of(videos: list[Mapping]) -> int:
+        return sum(_crops(row, max_frames) * ((everybody and row["people"]) or 1) for row in videos)
+
     videos = [row for row in status.to_pylist() if row["split"] == split and row["frames_found"] > 0]
     videos.sort(key=lambda row: (row["shard"], row["video_id"]))
     blocks: list[Block] = []
     pending: list[Mapping] = []
     for video in videos:
-        full = sum(_crops(row, max_frames) for row in pending) + _crops(video, max_frames) > block_size
+        full = crops_of([*pending, video]) > block_size
         if pending and (full or pending[0]["shard"] != video["shard"]):
-            blocks.append(_block(pending, max_frames))
+            blocks.append(_block(pending, max_frames, crops_of(pending), everybody))
             pending = []
         pending.append(video)
-    return blocks + [_block(pending, max_frames)] if pending else blocks
+    return blocks + [_block(pending, max_frames, crops_of(pending), everybody)] if pending else blocks
 
 
 def _crops(video: Mapping, max_frames: int | None) -> int:
     return min(video["frames_found"], max_frames or video["frames_found"])
 
 
-def _block(videos: list[Mapping], max_frames: int | None) -> Block:
+def _block(videos: list[Mapping], max_frames: int | None, crops: int, everybody: bool) -> Block:
     facts = ("video_id", "label", "frames_found", "source_bytes", "source_etag", "fingerprint")
-    text = json.dumps([[videos[0]["shard"], max_frames], *([video[fact] for fact in facts] for video in videos)])
+    head = [videos[0]["shard"], max_frames, *(["everybody"] if everybody else [])]
+    text = json.dumps([head, *([video[fact] for fact in facts] for video in videos)])
     return Block(
         shard=videos[0]["shard"],
         video_ids=tuple(video["video_id"] for video in videos),
-        crops=sum(_crops(video, max_frames) for video in videos),
+        crops=crops,
         content=hashlib.sha256(text.encode()).hexdigest(),
     )
 
@@ -92,25 +101,31 @@ def result_name(block: Block, item: Item, *, model: str, batch_size: int, seed: 
     return block_hash(version=VERSION, content=block.content, model=model, batch_size=batch_size, seed=seed, **dataclasses.asdict(item))
 
 
-def read_block(storage, run: str, block: Block, *, size: int, max_frames: int | None = None) -> tuple[pa.Table, np.ndarray]:
+def read_block(
+    storage, run: str, block: Block, *, size: int, max_frames: int | None = None, everybody: bool = False
+) -> tuple[pa.Table, np.ndarray]:
     """The crops of a block at the model's input size.
 
     Args:
         size: the model's input size, pixels.
+        max_frames, everybody: as of `plan_blocks`.
     Returns:
-        a table of RESULT_COLUMNS, ordered by video and frame, and (n, size, size, 3) uint8 pixels.
+        a table of RESULT_COLUMNS (and TRACK of everybody), ordered by video, frame and track, and (n, size, size, 3)
+        uint8 pixels.
     Raises:
         UserError: a crop cannot be decoded.
     """
-    crops, images = read_crops(storage, run, block, max_frames=max_frames)
+    crops, images = read_crops(storage, run, block, max_frames=max_frames, everybody=everybody)
     return crops, resize(images, size)
 
 
-def read_crops(storage, run: str, block: Block, *, max_frames: int | None = None) -> tuple[pa.Table, list[np.ndarray]]:
+def read_crops(
+    storage, run: str, block: Block, *, max_frames: int | None = None, everybody: bool = False
+) -> tuple[pa.Table, list[np.ndarray]]:
     """As `read_block`, but the images as they are stored: n times (H, W, 3) uint8."""
-    table = read_shard(storage, run, block.shard, block.video_ids, columns=CROP_COLUMNS, max_frames_per_video=max_frames,
-                       subject_only=True)
-    table = table.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
+    table = read_shard(storage, run, block.shard, block.video_ids, columns=(*CROP_COLUMNS, TRACK),
+                       max_frames_per_video=max_frames, subject_only=not everybody, per_person=True)
+    table = table.sort_by([(name, "ascending") for name in ("video_id", "frame_index", TRACK)])
     images = []
     for row in table.select(["video_id", "frame_index", "image"]).to_pylist():
         try:
@@ -119,7 +134,7 @@ def read_crops(storage, run: str, block: Block, *, max_frames: int | None = None
             raise UserError(
                 f"the crop of {row['video_id']} frame {row['frame_index']} is damaged ({error}); extract it again"
             ) from None
-    return table.select(RESULT_COLUMNS), images
+    return table.select((*RESULT_COLUMNS, TRACK) if everybody else RESULT_COLUMNS), images
 
 
 def block_result(crops: pa.Table, clean: np.ndarray, adversarial: np.ndarray) -> pa.Table:
@@ -137,8 +152,11 @@ def named(result: pa.Table, schema: pa.Schema, **facts) -> pa.Table:
     """A kept result as rows of a table of the evaluation: `facts` (which model, attack, epsilon) stand in every row.
 
     Args:
-        schema: the table's; its columns are those of the result and the facts, what else the result has is left out.
+        schema: the table's; its columns are those of the result and the facts, what else the result has is left out,
+            but for TRACK.
     """
+    if TRACK in result.column_names and TRACK not in schema.names:
+        schema = schema.append(pa.field(TRACK, pa.int32()))
     for name, value in facts.items():
         field = schema.field(name)
         result = result.append_column(field, pa.repeat(pa.scalar(value, field.type), len(result)))

@@ -13,15 +13,18 @@ from robust.config import Config
 from robust.config_identity import fingerprint, flattened_tree, science
 from robust.data.quality import REASONS
 from robust.data.rows import SPLITS
+from robust.data.shard_plan import MOST_VIDEOS, SHARD_BYTES, videos_of_a_shard, videos_that_weigh
 from robust.data.shards import STATUSES, Committed
 from robust.data.sheet_crops import Bounds, Group, Sample, sample_crops
 from robust.data.sheet_rejected import choose_rejected, count_kinds, with_pictures
 from robust.evaluation.pages import style, template, webp_uri
 
-VERSION = 1
+VERSION = 2
 """Raised when the page shows something else, so that runs that have one get it anew."""
 MOST_KINDS, MOST_REJECTED, MOST_DECODED = 20, 24, 12
 NAME_LENGTH = 100
+NETWORK_BYTES = 64e6, 256e6
+"""Of a shard: more requests below, and above a task that is lost costs much."""
 COLUMNS = ("video_id", "uri", "dataset", "method", "label", "identities", "split", "status", "reason", "frames_asked",
            "frames_decoded", "frames_found", "refused", "shard", "source_bytes")
 MEASURES = {
@@ -68,7 +71,7 @@ def contact_sheet(storage, config: Config, committed: Committed, status: pa.Tabl
         statuses=Counter(record["status"] for record in records), known=STATUSES, sample=sample, shown=shown, measures=MEASURES,
         kinds=kinds[:MOST_KINDS], more_kinds=kinds[MOST_KINDS:], rejected=rejected, refused=_refused(records),
         stale=len(committed.stale), hash=fingerprint(config, ["extract"]), settings=_settings(config), seed=config.run.seed,
-        shards=_shard_sizes(sample, records, config.extract.videos_per_shard))
+        shards=_shard_sizes(sample, records, videos_of_a_shard(config.extract)))
     return mark + page
 
 
@@ -140,21 +143,30 @@ def _refused(records: Iterable[Mapping]) -> dict[str, int]:
 
 
 def _shard_sizes(sample: Sample, records: Sequence[Mapping], videos_per_shard: int) -> dict | None:
-    """How large the shards that were looked at are, and how large a full one is on average."""
+    """How large the shards that were looked at are, and how large a full one is on average.
+
+    Returns:
+        their `count`, bytes `of_crop`, `full` and `largest`, `videos` of a full shard, and `better`, how many would bring
+        it nearer to SHARD_BYTES where it is outside NETWORK_BYTES; None: no crops.
+    """
     crops, size = sum(sample.shard_crops), sum(sample.shard_bytes)
-    with_faces = sum(record["frames_found"] > 0 for record in records)
     if not crops:
         return None
-    crops_of_video = sum(record["frames_found"] for record in records) / with_faces
+    with_face = sum(record["frames_found"] > 0 for record in records) / len(records)
+    of_video = size / sum(sample.shard_videos) * with_face
+    full = of_video * videos_per_shard
+    better = min(MOST_VIDEOS, videos_that_weigh(SHARD_BYTES, of_each=of_video))
+    least, most = NETWORK_BYTES
+    helps = (full > most and better < videos_per_shard) or (full < least and better > videos_per_shard)
     return {"count": len({record["shard"] for record in records}), "largest": max(sample.shard_bytes), "of_crop": size / crops,
-            "full": size / crops * crops_of_video * videos_per_shard}
+            "full": full, "videos": videos_per_shard, "better": better if helps else None}
 
 
 def _settings(config: Config) -> list[dict]:
-    """The settings that decide what crops look like, and which of them are not the default."""
+    """The settings that decide what crops look like, and their defaults; the shards' size is none of them."""
     now, default = flattened_tree(science(config.extract)), flattened_tree(science(type(config.extract)()))
     return [{"key": f"extract.{key}", "value": json.dumps(value), "default": json.dumps(default.get(key))}
-            for key, value in now.items()]
+            for key, value in now.items() if key != "videos_per_shard"]
 
 
 # ---------------------------------------------------------------------------------------------------- the page

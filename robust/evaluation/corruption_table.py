@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from robust.evaluation import blocks, bootstrap, curves, metrics
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.corruptions import CLEAN, KINDS, Corruption
-from robust.evaluation.predictions import identities_of_videos
+from robust.evaluation.predictions import identities_of_videos, tracks_of
 from robust.evaluation.protocol import estimate, missing
 
 CORRUPTION_SCHEMA = pa.schema(
@@ -86,7 +86,7 @@ def _auc(rows: pa.Table, corruption: str, severity: int, draws: Resamples) -> tu
     """The AUC over videos with its interval, and the videos in the order of their scores; None where a class is missing."""
     part = rows.filter((pc.field("corruption") == corruption) & (pc.field("severity") == severity))
     frame_videos = np.array(part.column("video_id").to_pylist(), dtype=str)
-    video_ids, scores = metrics.video_scores(part.column("logit").to_numpy(), frame_videos)
+    video_ids, scores = metrics.video_scores(part.column("logit").to_numpy(), frame_videos, tracks_of(part))
     _, first = np.unique(frame_videos, return_index=True)
     labels = part.column("label").to_numpy().astype(np.int64)[first]
     try:

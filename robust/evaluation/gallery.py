@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from robust.data.inputs import to_tensor
+from robust.data.shards import SUBJECT
 from robust.evaluation.attack_block import Cell, perturb
+from robust.evaluation.predictions import tracks_of
 
 GAIN = 10
 """How much the perturbation is enlarged in its picture, around mid-grey."""
@@ -82,9 +84,11 @@ def make_strips(
 
 
 def _rows(predictions: pa.Table, model: str, cell: Cell) -> pa.Table:
-    return predictions.filter(
+    """The subjects' crops of one cell."""
+    rows = predictions.filter(
         (pc.field("model") == model) & (pc.field("attack") == cell.attack) & (pc.field("epsilon") == cell.epsilon)
     )
+    return rows.filter(pa.array(tracks_of(rows) == SUBJECT))
 
 
 def attack_examples(model: nn.Module, pixels: np.ndarray, labels: Tensor, cell: Cell, *, seed: int) -> list[tuple[bytes, bytes]]:

@@ -179,7 +179,7 @@ def video_scores(
         (V,) sorted unique video ids and (V,) scores.
     """
     ids, index = np.unique(np.asarray(video_ids), return_inverse=True)
-    if tracks is None:
+    if tracks is None or not np.any(tracks):
         return ids, _means(logits, index, len(ids))
     people, person = np.unique(np.stack([index, np.asarray(tracks, np.int64)]), axis=1, return_inverse=True)
     scores = np.full(len(ids), -np.inf)

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from robust.data.shards import SUBJECT
 from robust.evaluation import bootstrap
 from robust.evaluation.bootstrap import Resamples
+from robust.evaluation.predictions import tracks_of
 
 BELOW = (0.25, 0.5)
 """Bins below the smallest evaluated epsilon, as shares of it: a distance is known there too."""
@@ -18,12 +20,13 @@ _NEVER = 1e9
 
 
 def of_frames(predictions: pa.Table, model: str) -> np.ndarray | None:
-    """(n,) the smallest distance of each frame, 0-255 units, ordered as `frame_scores`; None: no such attack."""
+    """(n,) the smallest distance of each subject's frame, 0-255 units, as `Scores.subjects`; None: no such attack."""
     if "distance" not in predictions.column_names:
         return None
     found = predictions.filter((pc.field("model") == model) & pc.field("distance").is_valid())
     if len(found) == 0:
         return None
+    found = found.filter(pa.array(tracks_of(found) == SUBJECT))
     one = found.group_by(["video_id", "frame_index"]).aggregate([("distance", "min")])
     one = one.sort_by([("video_id", "ascending"), ("frame_index", "ascending")])
     return one.column("distance_min").to_numpy().astype(np.float64)

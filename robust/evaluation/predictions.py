@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from robust.data.shards import SUBJECT
 from robust.errors import UserError
 from robust.evaluation.metrics import video_scores
 
@@ -28,6 +29,7 @@ PREDICTION_SCHEMA = pa.schema(
 )
 
 EXTRA_FIELDS = {
+    "track": (pa.int32(), SUBJECT),  # the person's number in the video; others are there if everybody is judged
     "attacked": (pa.bool_(), True),  # false: an attack left it alone, as those before had settled it (sequence.py)
     "distance": (pa.float32(), None),  # 0-255 units: the smallest perturbation that a minimal-norm attack found; inf: none
 }
@@ -35,6 +37,8 @@ EXTRA_FIELDS = {
 
 FULL_SCHEMA = pa.schema([*PREDICTION_SCHEMA, *(pa.field(name, kind) for name, (kind, _) in EXTRA_FIELDS.items())])
 
+CROP = ("video_id", "frame_index", "track")
+"""What a crop is known by."""
 CLEAN_TOLERANCE = 1e-3
 """Relative difference of clean logits from attack to attack that rounding explains."""
 
@@ -49,6 +53,7 @@ class Scores:
         datasets, methods: of each sample's video.
         clean, adversarial: logits.
         skipped: bool: an attack left it alone (of a video: some frame), so a stronger logit may have been missed.
+        tracks: the person's number in the video, 0 is the subject; of a video 0.
     """
 
     video_ids: np.ndarray
@@ -58,6 +63,7 @@ class Scores:
     clean: np.ndarray
     adversarial: np.ndarray
     skipped: np.ndarray
+    tracks: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,14 +71,18 @@ class Scores:
     def select(self, mask: np.ndarray) -> Scores:
         return Scores(**{name: array[mask] for name, array in vars(self).items()})
 
+    def subjects(self) -> Scores:
+        """Single frames of the people whom the videos are about: a label says nothing of others in a fake video."""
+        return self.select(self.tracks == SUBJECT)
+
     def videos(self) -> Scores:
-        """One sample a video: the mean of its frames' logits, all of them attacked."""
-        video_ids, clean = video_scores(self.clean, self.video_ids)
-        _, adversarial = video_scores(self.adversarial, self.video_ids)
+        """One sample a video: the mean of its frames' logits, all of them attacked; of several people the highest."""
+        video_ids, clean = video_scores(self.clean, self.video_ids, self.tracks)
+        _, adversarial = video_scores(self.adversarial, self.video_ids, self.tracks)
         _, first = np.unique(self.video_ids, return_index=True)
         facts = (self.labels[first], self.datasets[first], self.methods[first])
         skipped = np.isin(video_ids, self.video_ids[self.skipped])
-        return Scores(video_ids, *facts, clean, adversarial, skipped)
+        return Scores(video_ids, *facts, clean, adversarial, skipped, np.full(len(video_ids), SUBJECT))
 
     def attacked_on(self) -> np.ndarray:
         """(n,) logits as if every skipped sample had been driven past all others: no attack that went on could go further."""
@@ -89,7 +99,7 @@ def check_predictions(table: pa.Table) -> pa.Table:
     table = with_extra_fields(table).select(FULL_SCHEMA.names).cast(FULL_SCHEMA)
     if len(table) == 0:
         raise UserError("there are no predictions: the test split has no face crops; see the status tables of jobs.extract")
-    keys = ["model", "attack", "epsilon", "video_id", "frame_index"]
+    keys = ["model", "attack", "epsilon", *CROP]
     table = table.sort_by([(key, "ascending") for key in keys])
     require_consistent(table)
     return table
@@ -101,6 +111,7 @@ def require_consistent(table: pa.Table) -> None:
     Raises:
         UserError: as `check_predictions`.
     """
+    table = with_extra_fields(table)
     _require_finite(table)
     _require_same_crops(table)
     _require_same_clean_logits(table)
@@ -129,7 +140,7 @@ def _require_same_crops(table: pa.Table) -> None:
     """Every model must have met every attack on the same crops, each once."""
     cells = table.group_by(["model", "attack", "epsilon"]).aggregate([([], "count_all")])
     counts = cells.column("count_all").to_pylist()
-    crops = len(table.group_by(["video_id", "frame_index"]).aggregate([]))
+    crops = len(table.group_by(list(CROP)).aggregate([]))
     expected = len(models_of(table)) * len(cells_of(table))
     if len(cells) != expected or set(counts) != {crops}:
         raise UserError(
@@ -140,7 +151,7 @@ def _require_same_crops(table: pa.Table) -> None:
 
 def _require_same_clean_logits(table: pa.Table) -> None:
     """The model that is attacked must be the one that is scored: deterministic, same weights, same mode."""
-    spread = table.group_by(["model", "video_id", "frame_index"]).aggregate([("clean", "min"), ("clean", "max")])
+    spread = table.group_by(["model", *CROP]).aggregate([("clean", "min"), ("clean", "max")])
     low, high = (spread.column(name).to_numpy().astype(np.float64) for name in ("clean_min", "clean_max"))
     worst = int(np.argmax((high - low) / np.maximum(1, np.abs(low))))
     if high[worst] - low[worst] > CLEAN_TOLERANCE * max(1, abs(low[worst])):
@@ -162,7 +173,7 @@ def cells_of(table: pa.Table) -> list[tuple[str, float]]:
 
 
 def frame_scores(table: pa.Table, model: str, attack: str, epsilon: float) -> Scores:
-    """The frames of one cell of the evaluation."""
+    """The frames of one cell of the evaluation, each person's; `subjects` and `videos` are what is reported."""
     chosen = (pc.field("model") == model) & (pc.field("attack") == attack) & (pc.field("epsilon") == epsilon)
     rows = table.filter(chosen)
     video_ids = np.array(rows.column("video_id").to_pylist(), dtype=str)
@@ -174,7 +185,13 @@ def frame_scores(table: pa.Table, model: str, attack: str, epsilon: float) -> Sc
         clean=rows.column("clean").to_numpy().astype(np.float64),
         adversarial=rows.column("adversarial").to_numpy().astype(np.float64),
         skipped=~rows.column("attacked").to_numpy() if "attacked" in rows.column_names else np.zeros(len(rows), bool),
+        tracks=tracks_of(rows),
     )
+
+
+def tracks_of(table: pa.Table) -> np.ndarray:
+    """(n,) the person's number of each row; SUBJECT where the table does not tell."""
+    return table.column("track").to_numpy() if "track" in table.column_names else np.full(len(table), SUBJECT)
 
 
 def identities_of_videos(table: pa.Table) -> tuple[list[str], list[Sequence[str]]]:

@@ -1,6 +1,7 @@
 """From predictions to the tables of the report: every figure, for every group, with its interval.
 
-Two levels: `frame` (each crop by itself) and `video` (mean logit of its frames, all of them attacked).
+Two levels: `frame` (each crop of a subject by itself) and `video` (mean logit of its frames, all of them attacked; of
+several people that of the one who looks most fake).
 Three thresholds: `zero` (logit 0), `frozen` and `frozen_fpr_5` (FPR 1 % and 5 % on clean validation, from the card).
 Groups: all samples; each data set if there are several; each manipulation method, its fakes against the real videos of
 its own data set; and each real source, which has rates but no ranking figures.
@@ -85,7 +86,7 @@ def build_tables(
     for model in models_of(predictions):
         for index, (attack, epsilon) in enumerate(cells_of(predictions)):
             frames = frame_scores(predictions, model, attack, epsilon)
-            for level, scores in (("frame", frames), ("video", frames.videos())):
+            for level, scores in (("frame", frames.subjects()), ("video", frames.videos())):
                 at = _thresholds_at(thresholds.get(model, {}), level)
                 for group in groups_of(scores):
                     part = scores.select(group.mask(scores))
@@ -147,7 +148,8 @@ def over_epsilon_records(predictions: pa.Table, draws: Resamples) -> list[dict]:
     epsilons = sorted({epsilon for name, epsilon in cells_of(predictions) if name == attack})
     for model in models_of(predictions):
         frames = [frame_scores(predictions, model, attack, epsilon) for epsilon in epsilons]
-        for level, cells in (("frame", frames), ("video", [part.videos() for part in frames])):
+        levels = {"frame": [part.subjects() for part in frames], "video": [part.videos() for part in frames]}
+        for level, cells in levels.items():
             measured = minimal_distances.of_frames(predictions, model) if level == "frame" else None
             for group in [group for group in groups_of(cells[0]) if group.kind != "real"]:
                 mask = group.mask(cells[0])
@@ -170,7 +172,7 @@ def risk_records(predictions: pa.Table) -> list[dict]:
     for model in models_of(predictions):
         for index, (attack, epsilon) in enumerate(cells_of(predictions)):
             frames = frame_scores(predictions, model, attack, epsilon)
-            for level, scores in (("frame", frames), ("video", frames.videos())):
+            for level, scores in (("frame", frames.subjects()), ("video", frames.videos())):
                 for name, size, logits in ((None, 0.0, scores.clean), (attack, epsilon, scores.adversarial))[index > 0:]:
                     risk = abstention.SurenessOrder(logits, scores.labels).risk()
                     records.append({"model": model, "level": level, "attack": name, "epsilon": size,
@@ -223,7 +225,7 @@ def missing(reason: str) -> dict:
 
 
 def _counts(frames: Scores) -> dict:
-    videos = frames.videos()
+    videos, frames = frames.videos(), frames.subjects()
     return {
         "fake_videos": int((videos.labels == 1).sum()),
         "real_videos": int((videos.labels == 0).sum()),

@@ -22,7 +22,7 @@ from robust.evaluation import blocks
 from robust.evaluation.attack_block import Cell, attack_block, batches, logits
 from robust.evaluation.metrics import video_scores
 from robust.evaluation.passes import Counted, Passes, with_passes
-from robust.evaluation.predictions import FULL_SCHEMA, with_extra_fields
+from robust.evaluation.predictions import CROP, FULL_SCHEMA, tracks_of, with_extra_fields
 
 ALL_EPSILONS = {"fmn"}
 """Attacks that find the smallest perturbation: one run tells of every epsilon."""
@@ -87,18 +87,20 @@ def settled(
     video_ids: np.ndarray,
     frame_thresholds: Sequence[float],
     video_thresholds: Sequence[float],
+    tracks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which crops an attacker need not touch again: (n,) bool.
 
     A fake is turned at a threshold if its logit is not above it, a real if it is. A crop is settled if it is turned at
-    every frame threshold and its video, by the mean of its crops, at every video threshold. More attacks only go
-    further the same way, so every rate, of frames and of videos, stays what it is. A video that holds out keeps all its
-    crops in the attack: each may still pull the mean.
+    every frame threshold and its video, by the mean of its crops (of several people the highest), at every video
+    threshold. More attacks only go further the same way, so every rate, of frames and of videos, stays what it is. A
+    video that holds out keeps all its crops in the attack: each may still pull the mean.
 
     Args:
         logits: (n,) the worst so far, of whole videos.
+        tracks: (n,) the person's number in the video; None: one person each.
     """
-    videos, means = video_scores(logits, video_ids)
+    videos, means = video_scores(logits, video_ids, tracks)
     mean_of_crop = means[np.searchsorted(videos, video_ids)]
 
     def turned(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -186,7 +188,7 @@ def on_robust(
     for cell, result in zip(item.after, before, strict=True):
         worst = worse(worst, adversarial_of(cell, result, item.epsilon), labels)
     video_ids = np.array(crops.column("video_id").to_pylist(), dtype=str)
-    attacked = ~settled(worst, labels, video_ids, item.frame_thresholds, item.video_thresholds)
+    attacked = ~settled(worst, labels, video_ids, item.frame_thresholds, item.video_thresholds, tracks_of(crops))
     if attacked.any():
         seen, found = attack_block(
             model,
@@ -245,7 +247,8 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
         attacks: in the suite's order.
     Raises: ValueError: some predictions are of another attack.
     """
-    keys = ["model", "epsilon", "video_id", "frame_index"]
+    predictions = with_extra_fields(predictions)
+    keys = ["model", "epsilon", *CROP]
     rank = pc.index_in(predictions.column("attack"), value_set=pa.array(attacks))
     if rank.null_count:
         others = sorted(set(predictions.column("attack").to_pylist()) - set(attacks))
@@ -262,5 +265,5 @@ def accumulate(predictions: pa.Table, attacks: Sequence[str]) -> pa.Table:
             place, predictions.schema.field(name), pa.array(values.ravel(), predictions.schema.field(name).type)
         )
     return table.drop_columns("rank").sort_by(
-        [(key, "ascending") for key in ("model", "attack", "epsilon", "video_id", "frame_index")]
+        [(key, "ascending") for key in ("model", "attack", "epsilon", *CROP)]
     )

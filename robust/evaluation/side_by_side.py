@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 
 from robust.evaluation.bootstrap import Resamples
 from robust.evaluation.metrics import Share, still_correct
-from robust.evaluation.predictions import PREDICTION_SCHEMA, Scores, cells_of, frame_scores, require_consistent
+from robust.evaluation.predictions import (
+    PREDICTION_SCHEMA,
+    Scores,
+    cells_of,
+    frame_scores,
+    require_consistent,
+    with_extra_fields,
+)
 from robust.evaluation.protocol import NOTHING_COUNTED, attack_figures, share_figure
 from robust.evaluation.worst_case import WORST, with_worst_case
 
@@ -25,7 +32,8 @@ def worst_case_beside(predictions: pa.Table, rows: pa.Table) -> tuple[pa.Table, 
         UserError: the crops or the clean logits are not the same.
     """
     table = predictions.filter(pc.is_in(predictions.column("epsilon"), value_set=pc.unique(rows.column("epsilon"))))
-    require_consistent(pa.concat_tables([part.select(PREDICTION_SCHEMA.names) for part in (table, rows)]))
+    wanted = [*PREDICTION_SCHEMA.names, "track"]
+    require_consistent(pa.concat_tables([with_extra_fields(part).select(wanted) for part in (table, rows)]))
     table = with_worst_case(table)
     names = {attack for attack, _ in cells_of(table)}
     return table, WORST if WORST in names else min(names)
@@ -44,7 +52,7 @@ def rates(scores: Scores, draws: Resamples) -> dict:
 def scores_of(table: pa.Table, model: str, attack: str, epsilon: float, level: str) -> Scores:
     """The samples of one cell, `level` frame or video."""
     frames = frame_scores(table, model, attack, epsilon)
-    return frames.videos() if level == "video" else frames
+    return frames.videos() if level == "video" else frames.subjects()
 
 
 def worse_of(attacked: Sequence[Scores]) -> Scores:

@@ -25,7 +25,7 @@ def with_worst_case(predictions: pa.Table) -> pa.Table:
         return predictions
     labels = predictions.column("label").to_numpy().astype(np.int64)
     loss = (1 - 2 * labels) * predictions.column("adversarial").to_numpy()  # the margin: larger is more wrong
-    keys = ["model", "epsilon", "video_id", "frame_index"]
+    keys = ["model", "epsilon", "video_id", "frame_index", *(["track"] if "track" in predictions.column_names else [])]
     ranked = predictions.append_column("loss", pa.array(loss)).sort_by(
         [(key, "ascending") for key in keys] + [("loss", "descending"), ("attack", "ascending")]
     )

@@ -5,8 +5,17 @@ import dataclasses
 import pyarrow as pa
 import pytest
 
+from robust.config import ExtractConfig
 from robust.data.rows import VideoRow
-from robust.data.shard_plan import plan_shards, stale_rows
+from robust.data.shard_plan import (
+    CROP_SIDE,
+    MOST_VIDEOS,
+    PIXEL_BYTES,
+    SHARD_BYTES,
+    plan_shards,
+    stale_rows,
+    videos_of_a_shard,
+)
 from robust.data.shards import STATUS_SCHEMA
 from robust.data.tree import FoundFile
 
@@ -40,6 +49,20 @@ def test_what_is_left_after_a_kill_is_cut_at_the_same_places(finished):
     done = {row.video_id for number in finished for row in plans[number].rows}
     left = plan([row for row in VIDEOS if row.video_id not in done])
     assert left == [one for number, one in enumerate(plans) if number not in finished]
+
+
+@pytest.mark.parametrize(("settings", "videos"), [
+    ({}, 64), ({"frames_train": 100}, 16), ({"frames_train": 5, "frames_test": 100}, 16), ({"image_format": "webp"}, 128),
+    ({"image_format": "jpeg"}, 128), ({"image_format": "jpeg", "jpeg_quality": 100}, 64), ({"max_crop": 128}, 128),
+    ({"max_crop": 4096}, 64), ({"frames_train": 1, "frames_test": 1}, MOST_VIDEOS), ({"frames_train": 10_000}, 1),
+    ({"videos_per_shard": 7}, 7), ({"videos_per_shard": 7000}, 7000),
+])
+def test_so_many_videos_are_a_shard_as_weigh_128_mb(settings, videos):
+    config = ExtractConfig(**settings)
+    assert videos_of_a_shard(config) == videos
+    if config.videos_per_shard is None and 1 < videos < MOST_VIDEOS and config.image_format != "jpeg":
+        crop = PIXEL_BYTES[config.image_format] * min(CROP_SIDE, config.max_crop) ** 2
+        assert 0.7 < videos * max(config.frames_train, config.frames_test) * crop / SHARD_BYTES < 1.42
 
 
 def status_of(videos, fingerprint="f", **facts):

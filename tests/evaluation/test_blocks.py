@@ -100,6 +100,30 @@ def test_max_frames_and_plan_agree(extracted):
     assert len(crops) == block.crops == 4
 
 
+def test_of_everybody_each_person_has_their_frames_and_the_subject_the_same_as_alone(local_storage):
+    frames = {("d/fine/0", 0): (0, 3, 6, 9), ("d/fine/0", 1): (1, 3, 12), ("d/real/0", 0): (2,)}
+    faces = [
+        {"video_id": video_id, "dataset": "d", "frame_index": frame, "timestamp_s": 0.0, "box": [0.0] * 4,
+         "landmarks": [0.0] * 10, "score": 1.0, "track": track, "label": int("fine" in video_id),
+         "method": video_id.split("/")[1], "identities": ["d:x"], "split": "test", "height": 20, "width": 20,
+         "image": encode_image(np.full((20, 20, 3), 10 * frame + track, np.uint8))}
+        for (video_id, track), indices in frames.items() for frame in indices]
+    rows = [status_row("d/fine/0", frames=4, people=2), status_row("d/real/0", frames=1, people=1)]
+    write_shard(local_storage, RUN, shard_key("d", ["d/fine/0", "d/real/0"], "f"), faces, rows)
+    status = read_status(local_storage, RUN)
+    (alone,), (together,) = (
+        plan_blocks(status, split="test", block_size=9, max_frames=2, everybody=people) for people in (False, True))
+    assert (alone.crops, together.crops) == (3, 5) and alone.content != together.content
+    crops, pixels = read_block(local_storage, RUN, together, size=16, max_frames=2, everybody=True)
+    keys = list(zip(*(crops.column(name).to_pylist() for name in ("video_id", "frame_index", "track"))))
+    assert keys == [("d/fine/0", 1, 1), ("d/fine/0", 3, 0), ("d/fine/0", 9, 0), ("d/fine/0", 12, 1), ("d/real/0", 2, 0)]
+    assert pixels[:, 0, 0, 0].tolist() == [11, 30, 90, 121, 20]
+    subject, its_pixels = read_block(local_storage, RUN, alone, size=16, max_frames=2)
+    chosen = [number for number, key in enumerate(keys) if key[2] == 0]
+    assert subject.equals(crops.take(chosen).drop_columns("track")) and np.array_equal(its_pixels, pixels[chosen])
+    assert len(plan_blocks(status, split="test", block_size=4, max_frames=2, everybody=True)) == 2
+
+
 def test_a_damaged_crop_is_named(extracted, monkeypatch):
     (block,) = plan_blocks(read_status(extracted, RUN), split="test", block_size=8)
 

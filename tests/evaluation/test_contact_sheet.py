@@ -103,6 +103,22 @@ def test_the_mark_changes_with_the_table_alone(local_storage, config):
     assert mark() != first
 
 
+@pytest.mark.parametrize(("image", "frames", "size", "told"), [
+    (NOISE, 3, 64, "videos_per_shard=128"),  # 64 videos of 3 crops of 50 kB are 10 MB
+    (NOISE, 3, 256, None), (NOISE, 3, None, None),  # and no more than 128 are worth the loss
+    (NOISE * 40, 3, 16, None), (NOISE * 40, 3, 64, "videos_per_shard=16"),  # these are 6 MB a video
+])
+def test_the_page_says_how_many_videos_would_make_a_better_shard(local_storage, tmp_path, image, frames, size, told):
+    config = parse({"run": {"name": "r"}, "storage": {"uri": str(tmp_path / "storage")},
+                    "extract": {"frames_train": 3, "frames_test": 3, "videos_per_shard": size}})
+    records = [record(f"d/real/{number}", frames, "train", 0, "real", ["d:a"]) for number in range(2)]
+    write(local_storage, records, image)
+    page = sheet_of(local_storage, config)
+    assert f"so a full shard of {size or 128} videos about" in page
+    assert "extract.videos_per_shard" not in page.replace(f"extract.{told}<", "")
+    assert told is None or f"<code>extract.{told}</code>" in page
+
+
 def test_people_in_two_splits_are_told(local_storage, config):
     write(local_storage, [record("d/m/1", 1, "train", 0, "m", ["d:a"])])
     write(local_storage, [record("d/m/2", 1, "test", 0, "m", ["d:a"])])

@@ -14,7 +14,7 @@ from robust.data.inputs import to_tensor
 from robust.evaluation import sequence
 from robust.evaluation.attack_block import Cell, logits
 from robust.evaluation.blocks import Block, result_name
-from robust.evaluation.metrics import auc, video_scores
+from robust.evaluation.metrics import auc, fake_to_real, video_scores
 from robust.evaluation.passes import Counted, passes_of
 from robust.evaluation.predictions import check_predictions, frame_scores
 from robust.evaluation.protocol import build_tables
@@ -109,6 +109,61 @@ def test_settled_by_hand():
     assert settled(values, labels, videos, (0.0,), (-1.6,)).tolist() == [False, False, False, False, True, True, False]
     edge = settled(np.array([0.0, 0.0]), np.array([1, 0]), np.array(["x", "y"]), (0.0,), (0.0,))
     assert edge.tolist() == [True, False]  # a logit at the threshold is called real
+
+
+def test_settled_with_several_people_by_hand():
+    videos, tracks = np.array(["a"] * 4 + ["b"] * 3), np.array([0, 0, 1, 1, 0, 0, 1])
+    labels = np.array([1, 1, 1, 1, 0, 0, 0])
+    values = np.array([-1.0, -2, -1, 3, -4, 0.5, 0.7])
+    # a: its second person, at a mean of 1, holds out for all of them. b: the second is called fake, so the video is.
+    assert settled(values, labels, videos, (0.0,), (0.0,), tracks).tolist() == [False] * 4 + [False, True, True]
+    values[3] = 0.5  # a mean of -0.25: nobody is called fake, but this frame is
+    expected = [True, True, True, False, False, True, True]
+    assert settled(values, labels, videos, (0.0,), (0.0,), tracks).tolist() == expected
+
+
+def test_while_one_person_holds_out_all_crops_of_the_video_are_attacked(model, crops):
+    first, second = Cell("pgd", 1.0, 2), OnRobust("square", 1.0, 2, after=(Cell("pgd", 1.0, 2),))
+    people = pa.array([0, 0, 1, 1], pa.int32())
+    table, pixels = crops[0].slice(len(crops[0]) - 4), crops[1][-4:]
+    table = table.set_column(0, "video_id", pa.array(["d/swap/x"] * 4))
+    labels, found = table.column("label").to_numpy(), []
+    assert set(labels) == {1}
+    clean = logits(model, to_tensor(pixels))
+    before = table.append_column("clean", pa.array(clean))
+    before = before.append_column("adversarial", pa.array([-3.0, -3, -1, 1.5], pa.float32()))
+    for rows in (table.append_column("track", people), table):
+        result = sequence.measure(model, rows, pixels, second, [before], batch_size=4, seed=0)
+        found.append(result.column("attacked").to_pylist())
+    # The worst so far: whoever is caught as they are stays so only where the attack before did less.
+    worst = sequence.worse(clean, np.array([-3.0, -3, -1, 1.5]), labels)
+    assert worst[2:].mean() > 0 > worst.mean()
+    assert found == [[True] * 4, (worst > 0).tolist()] and first in second.after
+
+
+def test_a_sequential_suite_turns_the_same_videos_of_several_people(model, crops):
+    table, pixels = crops
+    tracks = pa.array([number % FRAMES == 2 for number in range(len(table))]).cast(pa.int32())
+    with_people = table.append_column("track", tracks), pixels
+    whole, sequential = (
+        check_predictions(
+            pa.concat_tables(
+                rows
+                for item, result in run(model, with_people, plan_items(CELLS, thresholds)).items()
+                for rows in sequence.as_predictions(result, "m", item)
+            )
+        )
+        for thresholds in (None, THRESHOLDS)
+    )
+    sequential = sequence.accumulate(sequential, ["apgd", "fmn", "square", "apgd_ce"])
+    skipped = 0
+    for epsilon in sorted({cell.epsilon for cell in CELLS}):
+        cells = [frame_scores(with_worst_case(part), "m", "worst", epsilon).videos() for part in (whole, sequential)]
+        skipped += int(cells[1].skipped.sum())
+        for threshold in (0.0, *(value for name, value in THRESHOLDS.items() if name.startswith("video"))):
+            shares = [fake_to_real(one.clean, one.adversarial, one.labels, threshold=threshold) for one in cells]
+            assert shares[0].hits.tolist() == shares[1].hits.tolist() and shares[0].among.any()
+    assert skipped
 
 
 def test_every_rate_of_the_worst_case_is_the_one_of_attacks_on_all_crops(predictions):

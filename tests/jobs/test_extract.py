@@ -16,7 +16,7 @@ from jobs import extract as job
 from jobs import extract_sheet, extract_verify
 from jobs.actor_pool import Pool
 from jobs.extract import extract, extract_and_remove_stale, pool_of
-from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table
+from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, rows_of_a_shard
 from jobs.run_folder import RunFolder
 from jobs.video_tasks import tasks_of
 from robust.config import Config, ExtractConfig, StorageConfig
@@ -24,7 +24,7 @@ from robust.config_file import parse
 from robust.config_identity import dump_yaml
 from robust.data.face_table import read_faces
 from robust.data.rows import VideoRow
-from robust.data.shard_plan import plan_shards
+from robust.data.shard_plan import plan_shards, videos_of_a_shard
 from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.errors import UserError
@@ -180,8 +180,7 @@ def batches(tasks):
 
 @pytest.mark.parametrize(("size", "most", "expected"), [(64, 16, 16), (64, 15, 8), (25, 16, 5), (61, 16, 1), (4, 0, 1)])
 def test_tasks_divide_shards_evenly(tmp_path, size, most, expected):
-    config = ExtractConfig(videos_per_shard=size)
-    table = plan_table(planned(tmp_path, [f"{i:03d}" for i in range(70)], size), config)
+    table = plan_table(planned(tmp_path, [f"{i:03d}" for i in range(70)], size), size)
     tasks = tasks_of(table, videos_per_shard=size, most=most)
     assert len(table) % size == 0 and len(tasks) == len(table) // expected and size % expected == 0
 
@@ -189,9 +188,9 @@ def test_tasks_divide_shards_evenly(tmp_path, size, most, expected):
 def test_stages_together_or_apart_give_the_same_shard(tmp_path, local_storage):
     (tmp_path / "a.mp4").write_bytes(clips.real_face().read_bytes())
     (tmp_path / "b.mp4").write_bytes(b"")
-    config = ExtractConfig(frames_train=2, min_face=60, videos_per_shard=3)
+    config = ExtractConfig(frames_train=2, min_face=60)
     plans = planned(tmp_path, "ab", 3)
-    tasks = batches(tasks_of(plan_table(plans, config), videos_per_shard=3, most=3))
+    tasks = batches(tasks_of(plan_table(plans, 3), videos_per_shard=3, most=3))
     apart = Detect(config, "f")
     crops = [crop for task in tasks for video in Decode(config, StorageConfig())(task) for crop in apart(video)]
     together = [crop for task in tasks for crop in DecodeAndDetect(config, StorageConfig(), "f")(task)]
@@ -201,13 +200,37 @@ def test_stages_together_or_apart_give_the_same_shard(tmp_path, local_storage):
     assert read_faces(local_storage, "r").num_rows == 2
 
 
+@pytest.mark.parametrize(("count", "size", "rows"), [
+    (70, 64, 64), (5, 64, 8), (64, 64, 64), (9, 25, 16), (20, 25, 25), (1, 64, 1)])
+def test_a_small_set_is_not_filled_up_to_a_whole_shard(tmp_path, count, size, rows):
+    plans = planned(tmp_path, [f"{i:03d}" for i in range(count)], size)
+    assert rows_of_a_shard(plans, most=size) == rows
+    table = plan_table(plans, rows)
+    assert len(table) == rows * len(plans) and sum(map(bool, table.column("video_id").to_pylist())) == count
+
+
+def test_shards_of_a_size_of_the_jobs_choice_are_the_same_after_a_kill_and_a_run_of_64_goes_on_with_it(
+        in_process, small_set, tmp_path):
+    config = config_of(small_set, tmp_path / "storage", videos_per_shard=64)
+    chosen = config_of(small_set, tmp_path / "storage", videos_per_shard=None)
+    storage = Storage.from_config(config.storage)
+    RunFolder(storage, config).open()
+    extract(config, storage)
+    whole = objects(storage)
+    RunFolder(storage, chosen).open()
+    assert extract(chosen, storage)["extracted_now"] == 0
+    lost = sorted(key for key in whole if key.endswith(".status.parquet"))[0]
+    storage.delete(lost)
+    assert extract(chosen, storage)["extracted_now"] == len(in_process[-1]) > 0
+    assert objects(storage) == whole
+
+
 def test_a_part_of_a_shard_is_never_written(tmp_path, local_storage):
     for name in "abc":
         (tmp_path / f"{name}.mp4").write_bytes(b"")
-    config = ExtractConfig(videos_per_shard=2)
     plans = planned(tmp_path, "abc", 2)
-    stage = DecodeAndDetect(config, StorageConfig(), "f")
-    tasks = batches(tasks_of(plan_table(plans, config), videos_per_shard=2, most=1))
+    stage = DecodeAndDetect(ExtractConfig(), StorageConfig(), "f")
+    tasks = batches(tasks_of(plan_table(plans, 2), videos_per_shard=2, most=1))
     crops = [crop for task in tasks for crop in stage(task)]
     assert len(crops) == 4  # the last of them fills the second shard
     for wrong in (crops[:1], crops[1:3], crops[:3]):
@@ -226,9 +249,9 @@ def in_process(monkeypatch):
 
     def run_pipeline(plans, config, storage, settings):
         decoded.append([row.video_id for one in plans for row in one.rows])
-        size = config.extract.videos_per_shard
+        size = rows_of_a_shard(plans, most=videos_of_a_shard(config.extract))
         stage, write = DecodeAndDetect(config.extract, config.storage, settings), Write(storage, config.run.name)
-        for task in batches(tasks_of(plan_table(plans, config.extract), videos_per_shard=size, most=size)):
+        for task in batches(tasks_of(plan_table(plans, size), videos_per_shard=size, most=size)):
             write(pa.concat_tables(stage(task)))
 
     monkeypatch.setattr(job, "run_pipeline", run_pipeline)

@@ -70,6 +70,27 @@ def some_crops():
     return table, np.stack([crop(rng, 0)[:SIZE, :SIZE].clip(40, 215) for _ in videos])
 
 
+class Curved(Linear):
+    """A detector of ups and downs: how far one face is pushed changes which iterate is the best of all together."""
+
+    def forward(self, x):
+        return torch.sin(3 * super().forward(x))
+
+
+def test_each_person_of_a_video_is_attacked_by_themselves():
+    model, (crops, pixels) = Curved().eval(), some_crops()
+    item, settings = Cell(JOINT, 4.0, 8), config_of(Path("."), batch_size=6)
+    tracks = crops.append_column("track", pa.array([0, 1, 1, 0, 0, 0], pa.int32()))
+    names = ["d/fine/a", "d/fine/a2", "d/fine/a2", "d/real/b", "d/real/b", "d/fine/c"]
+    apart = crops.set_column(0, "video_id", pa.array(names))
+    people, own, together = (
+        whole_video_tasks.attack_videos(model, one, pixels, item, settings, "cpu").column("adversarial").to_numpy()
+        for one in (tracks, apart, crops)
+    )
+    np.testing.assert_array_equal(people, own)
+    assert not np.allclose(people[:3], together[:3], atol=1e-3)
+
+
 def test_of_a_linear_logit_the_score_moves_by_epsilon_times_the_one_norm():
     model, (crops, pixels) = Linear().eval(), some_crops()
     settings = config_of(Path("."), batch_size=2)
