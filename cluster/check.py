@@ -13,7 +13,7 @@ from pathlib import Path
 from cluster.checks import Problem, iam, image, kuberay, slurm
 from cluster.checks.common import secret_values
 from cluster.checks.reading import read
-from cluster.checks.settings import settings_problems
+from cluster.checks.settings import asks_for_tls, settings_problems
 from cluster.kinds import KINDS
 
 
@@ -27,19 +27,20 @@ def problems_of(kind: str, files: dict[str, str]) -> list[Problem]:
             found += wrong
             documents += [(file, document) for document in parsed]
         return found + list(kuberay.problems(documents))
+    tls = any(asks_for_tls(text) for file, text in files.items() if Path(file).name == "ray_config.yaml")
     for file, text in files.items():
-        found += _one(kind, file, text)
+        found += _one(kind, file, text, tls)
     return found
 
 
-def _one(kind: str, file: str, text: str) -> Iterator[Problem]:
+def _one(kind: str, file: str, text: str, tls: bool) -> Iterator[Problem]:
     name = Path(file).name
     if name.endswith(".dockerignore"):
         return
     if kind == "image":
         yield from image.problems(name, text)
     elif name.endswith(".sbatch"):
-        yield from slurm.problems(file, text)
+        yield from slurm.problems(file, text, tls=tls)
     elif name == "ray_config.yaml":
         yield from settings_problems(file, text)
     else:

@@ -23,6 +23,7 @@ from pathlib import Path
 from cluster.environment import environment
 from cluster.guardian import end_session
 from cluster.s3_server import OTHERS, S3Server, write_private
+from cluster.tls import VARIABLES, issue, require
 from robust.config import ClusterConfig, Config
 from robust.errors import ConfigError, UserError
 from robust.object_stores.address import bucket_of
@@ -73,6 +74,8 @@ class LocalCluster:
         """Connects to a cluster that others own."""
         if not self.needs_ray:
             return
+        if self.config.cluster.tls:
+            require()
         import ray
 
         address = self.config.cluster.address
@@ -102,13 +105,15 @@ class LocalCluster:
         token = folder / "auth_token"  # not the one in outputs: another job's start writes that anew
         write_private(token, _token())
         own = {SESSION_MARK: str(folder), "RAY_AUTH_TOKEN_PATH": str(token)}
-        self._undo.enter_context(environment(own))
+        if self.config.cluster.tls:
+            own |= issue(folder / "tls", ())
+        self._undo.callback(_read_settings)  # after the environment is as it was: a later cluster may do without TLS
+        self._undo.enter_context(environment(own, without=VARIABLES))
         self._undo.enter_context(_guarded(folder))
         self._undo.callback(_stop_ray, folder, outputs / "logs")
         from ray._private import ray_constants
-        from ray._raylet import Config as RayletConfig
 
-        RayletConfig.initialize("")  # Ray reads RAY_AUTH_MODE when it is imported, which may have been long ago
+        _read_settings()
         self._undo.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
         ray_constants.ENABLE_RAY_CLUSTER = False  # as on macOS: all ports on 127.0.0.1, of which metrics ask for no token
         try:
@@ -157,6 +162,13 @@ def _check(config: Config) -> None:
     if storage.endpoint_url is not None:
         raise ConfigError(f"cluster.local_s3 is true, but storage.endpoint_url is {storage.endpoint_url!r}; leave it "
                           "null: the server takes a free port.")
+
+
+def _read_settings() -> None:
+    """Ray reads RAY_AUTH_MODE and RAY_USE_TLS when it is imported, which may have been long ago."""
+    from ray._raylet import Config as RayletConfig
+
+    RayletConfig.initialize("")
 
 
 @functools.cache

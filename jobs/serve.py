@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from ray import serve
 from ray.exceptions import RayError
 
+from cluster import tls
 from cluster.demands import endpoint_demands, without_room
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
@@ -58,6 +59,8 @@ def application(args: dict) -> serve.Application:
     overrides = dict(args)
     profile = overrides.pop("profile", None)
     config = load_config(default_config(), as_overrides(overrides), profile=profile)
+    if config.cluster.tls:
+        tls.require()
     Access.from_environment(config.serve, os.environ, local=False)
     return bind(plan_of(config, Storage.from_config(config.storage), open_here=False))
 

@@ -66,6 +66,9 @@ class ClusterConfig(Section):
     dashboard: bool = resource(False, description="start the dashboard of the local Ray (127.0.0.1 only)")
     dashboard_port: int = resource(8265, description="its port")
     local_s3: bool = resource(False, description="start a private SeaweedFS S3 server on 127.0.0.1 for storage.uri")
+    tls: bool = resource(
+        False, description="TLS between Ray's processes, with certificates of the cluster; not on aws, gcp (docs/cluster/tls.md)"
+    )
     outputs: str = resource("outputs", description="local folder for the S3 server's data, logs and copies of reports")
     deploy: DeployConfig = resource(DeployConfig())
 

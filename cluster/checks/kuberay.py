@@ -14,6 +14,7 @@ from cluster.checks.settings import settings_problems
 from cluster.description import locked_version
 from cluster.kinds.pods import GPU
 from cluster.schemas import schema
+from cluster.tls import VARIABLES
 from robust.config import Config
 from robust.config_file import parse
 from robust.errors import ConfigError
@@ -88,6 +89,7 @@ def problems(documents: list[tuple[str, dict]]) -> Iterator[Problem]:
             cluster = spec if kind == "RayCluster" else spec.get(under.removeprefix("spec.")) or {}
             yield from _cluster(file, under, cluster, protected, images)
             yield from operators.problems(file, document, under, cluster)
+            yield from _tls(file, under, cluster, wanted=_settings(fitting).cluster.tls)
             if kind == "RayService":
                 yield from endpoint.problems(file, document, policies, _settings(fitting))
             if "submitterPodTemplate" in spec:
@@ -172,6 +174,23 @@ def _cluster(file: str, key: str, spec: dict, protected: list[dict], images: Ima
             yield Problem("duplicate-group", file, where, group.get("groupName"), "every group needs a name of its own")
         yield from counts(file, where, group, "minReplicas", "maxReplicas", "replicas")
         yield from _pod(file, f"{where}.template", group.get("template") or {}, images)
+
+
+def _tls(file: str, key: str, spec: dict, *, wanted: bool) -> Iterator[Problem]:
+    """Whether the operator is asked for certificates where the settings ask for TLS, and may give them to every pod."""
+    enabled = (spec.get("tlsOptions") or {}).get("enabled")
+    if wanted and enabled is not True:
+        remedy = "give true: cluster.tls is true in common.yaml, and the jobs would refuse the cluster"
+        yield Problem("no-tls", file, f"{key}.tlsOptions.enabled", enabled, remedy)
+    if not enabled:
+        return
+    for group in [spec.get("headGroupSpec") or {}, *(spec.get("workerGroupSpecs") or [])]:
+        name = group.get("groupName", "headGroupSpec")
+        for container in ((group.get("template") or {}).get("spec") or {}).get("containers") or []:
+            for variable in container.get("env") or []:
+                if variable.get("name") in VARIABLES:
+                    remedy = "take it out: the operator sets it, and refuses a cluster that does"
+                    yield Problem("tls-by-hand", file, f"{key}.{name}.env.{variable['name']}", "(a value)", remedy)
 
 
 def _head(file: str, key: str, head: dict, protected: list[dict], images: Images) -> Iterator[Problem]:

@@ -29,3 +29,11 @@ def settings_problems(file: str, text: str) -> Iterator[Problem]:
             config.cluster.address,
             "give auto, and cluster.local_s3 false: the job joins its cluster",
         )
+
+
+def asks_for_tls(text: str) -> bool:
+    """Whether the settings have cluster.tls; False where they cannot be read, which `settings_problems` tells."""
+    try:
+        return parse(yaml.safe_load(text)).cluster.tls
+    except (ConfigError, *UNREADABLE):
+        return False

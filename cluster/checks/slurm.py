@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from cluster.checks import Problem
 from cluster.checks.common import dashboard_hosts
+from cluster.tls import FILES
 
 OPTIONS = {
     "account",
@@ -51,10 +52,14 @@ OPTIONS = {
 """Long options of sbatch; Slurm refuses others when the file is submitted."""
 NEEDED = ("nodes", "ntasks-per-node", "cpus-per-task", "time")
 WORD = re.compile(r"[\w./:@=+%,-]+")
-ASSIGNED = re.compile(r"(folder|stage|cpus|gpus)=(.*)")
+ASSIGNED = re.compile(r"(folder|stage|cpus|gpus|tls)=(.*)")
 
 
-def problems(file: str, text: str) -> Iterator[Problem]:
+def problems(file: str, text: str, *, tls: bool = False) -> Iterator[Problem]:
+    """
+    Args:
+        tls: whether the job's settings ask for it (cluster.tls).
+    """
     told = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
     if told.returncode:
         yield Problem(
@@ -102,6 +107,20 @@ def problems(file: str, text: str) -> Iterator[Problem]:
             "others use these nodes' network",
         )
     yield from dashboard_hosts(file, "--dashboard-host", text)
+    yield from _tls(file, text, tls)
+
+
+def _tls(file: str, text: str, wanted: bool) -> Iterator[Problem]:
+    """Whether TLS is on where the settings ask for it, and then every process has all that Ray needs for it."""
+    given = re.search(r"^tls=(.*)$", text, re.MULTILINE)
+    if wanted and (given is None or given[1] != "yes"):
+        remedy = "give yes: cluster.tls is true in ray_config.yaml, and the job would refuse the cluster"
+        yield Problem("no-tls", file, "tls", given and given[1], remedy)
+    exported = re.search(r"^\s*export RAY_USE_TLS=1\b.*$", text, re.MULTILINE)
+    missing = [name for name in FILES if exported is None or f" {name}=" not in exported[0]]
+    if missing or not re.search(r"^[^#]*-m cluster\.tls ", text, re.MULTILINE):
+        remedy = f"make the certificate with cluster.tls, and export RAY_USE_TLS=1 and {', '.join(FILES)} in one line"
+        yield Problem("no-tls", file, missing[0] if missing else "cluster.tls", None, remedy)
 
 
 def _is_one_word(value: str) -> bool:

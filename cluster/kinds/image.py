@@ -12,8 +12,9 @@ from cluster.description import APPLICATION, HOME, LOCKS, PACKAGES, USER_ID, Des
 
 CODE = (*PACKAGES, *LOCKS, "ray_config.yaml")
 """With the locks: the code's digest, by which preflight compares machines, is of them too."""
-DEBIAN = ("ca-certificates", "openssh-client", "procps", "rsync", "wget")
-"""What Ray's launcher (rsync, ssh) and KubeRay's probes (wget) call inside the container."""
+DEBIAN = ("ca-certificates", "openssh-client", "openssl", "procps", "rsync", "wget")
+"""What is called inside the container: by Ray's launcher (rsync, ssh), by KubeRay's probes (wget), and while it waits for
+a certificate (openssl)."""
 MOUNTED = (".ray", ".aws")
 """Folders of files that are mounted; Docker would make them as root."""
 VARIANTS = ("cpu", "cuda")

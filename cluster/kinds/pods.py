@@ -19,6 +19,7 @@ def cluster_spec(description: Description, groups: Sequence[GroupConfig]) -> dic
     spec = {
         "rayVersion": description.ray_version,
         "authOptions": {"mode": "token"},  # the operator makes the token's Secret and gives it to every pod
+        **({"tlsOptions": {"enabled": True}} if description.config.cluster.tls else {}),  # and the certificates
         "enableInTreeAutoscaling": grows,
         "headGroupSpec": {
             "serviceType": "ClusterIP",

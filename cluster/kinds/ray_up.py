@@ -6,6 +6,7 @@ import shlex
 
 from cluster.description import HOME, Description
 from robust.deploy_config import GroupConfig
+from robust.errors import ConfigError
 
 GCS_PORT = 6379
 OBJECTS_PORT = 8076
@@ -22,7 +23,14 @@ def cluster(description: Description, provider: dict, ssh_user: str, node_config
 
     `ray up` of this Ray version starts autoscaler v2, which idle_timeout_s needs. No setup commands: Ray's defaults
     would install a nightly build, and the image has everything.
+
+    Raises: ConfigError: cluster.tls.
     """
+    if description.config.cluster.tls:
+        raise ConfigError(
+            "cluster.tls: True: not with `ray up`: machines come and go, and the authority's key would have to lie on each "
+            "for its certificate; give false and keep the machines in a network of their own, or use kuberay or slurm"
+        )
     deploy = description.deploy
     head = {"resources": {"CPU": 0}, "min_workers": 0, "max_workers": 0, "node_config": node_configs[HEAD]}
     return {

@@ -10,7 +10,9 @@ import shlex
 from pathlib import Path
 
 from cluster.description import Description
+from cluster.tls import VALID_FOR
 from robust.deploy_config import SlurmConfig
+from robust.errors import ConfigError
 
 BODY = Path(__file__).with_name("slurm_job.sh")
 
@@ -18,6 +20,12 @@ BODY = Path(__file__).with_name("slurm_job.sh")
 def files(description: Description) -> dict[str, str]:
     slurm = description.deploy.slurm
     description.require_room({slurm.group: slurm.nodes})
+    days = int(slurm.time.partition("-")[0]) if "-" in slurm.time else 0
+    if description.config.cluster.tls and days >= VALID_FOR.days:
+        raise ConfigError(
+            f"cluster.deploy.slurm.time: {slurm.time!r}: with cluster.tls give less than {VALID_FOR.days} days: "
+            "the job's certificate lasts no longer"
+        )
     return {"job.sbatch": sbatch(description, slurm), "ray_config.yaml": description.job_settings}
 
 
@@ -37,7 +45,8 @@ def sbatch(description: Description, slurm: SlurmConfig) -> str:
         "output": "%x-%j.log",
         "signal": "B:TERM@120",  # two minutes before the limit the job is asked to stop; the same file again goes on
     }
-    values = {"folder": slurm.folder, "stage": slurm.stage, "cpus": group.cpus, "gpus": group.gpus}
+    tls = "yes" if description.config.cluster.tls else "no"
+    values = {"folder": slurm.folder, "stage": slurm.stage, "cpus": group.cpus, "gpus": group.gpus, "tls": tls}
     return "\n".join(
         [
             "#!/bin/bash",

@@ -40,6 +40,15 @@ trap finish EXIT
 trap 'exit 143' TERM INT
 on_every_node mkdir -m 700 "$RAY_TMPDIR"
 
+# With cluster.tls: one certificate for all addresses of these nodes, beside the token; nothing is kept to sign another with.
+if [ "$tls" = yes ]; then
+    files=$state/tls
+    addresses=$(on_every_node hostname --all-ip-addresses)
+    # shellcheck disable=SC2086 # words, each an address
+    "$python" -m cluster.tls "$files" $addresses
+    export RAY_USE_TLS=1 RAY_TLS_SERVER_CERT="$files/tls.crt" RAY_TLS_SERVER_KEY="$files/tls.key" RAY_TLS_CA_CERT="$files/ca.crt"
+fi
+
 start_ray() {  # the node, then what ray start is told
     local node=$1
     shift
