@@ -22,7 +22,7 @@ $(INSTALLED): requirements.lock $(VENV)/bin/uv
 demo: setup  ## videos -> report on this machine, in one command
 	$(BIN)/python -m jobs.pipeline --profile demo $(ARGS)
 
-demo-long: setup  ## the same recipe with two to three hours of 2 cores
+demo-long: setup  ## the same recipe with one to two hours of 2 cores
 	$(BIN)/python -m jobs.pipeline --profile demo-long $(ARGS)
 
 monitor: setup  ## TensorBoard, Prometheus, alerts and dashboards of the demo's run, before, during or after it
