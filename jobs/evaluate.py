@@ -61,6 +61,10 @@ CHECKS = (
 )
 """These hold for every crop, and one that fails ends the job, so a report has only passed ones. Gates may fail: see docs/gates.md."""
 
+TABLES = {"corruptions": "corruptions.parquet", "codec": "codec.parquet", "whole_video": "whole_video.parquet",
+          "universal": "universal.parquet", "smoothing": "certificates.parquet"}
+"""The logits or votes of each part that can be left out, below the run's evaluate/ folder."""
+
 
 def evaluate(config: Config, storage: Storage) -> dict:
     """Attacks every checkpoint on the test crops and writes the report; returns what result.json holds.
@@ -186,6 +190,9 @@ def publish(
     run = RunFolder(storage, config)
     telemetry.evaluated(summary)
     page = render(summary, strips, patterns).encode()
+    for part, name in TABLES.items():
+        if summary[part] is None:  # an earlier evaluation measured it, perhaps on other weights
+            storage.delete(run.key("evaluate", name))
     storage.write_table(run.key("evaluate", "predictions.parquet"), predictions)
     storage.write_json(run.key("report", "summary.json"), summary)
     storage.write_bytes(run.key("report", "index.html"), page)

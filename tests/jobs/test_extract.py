@@ -258,7 +258,7 @@ def committed_rows(storage) -> dict[str, list[str]]:
 def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_is_asked_for(in_process, small_set, tmp_path):
     config = config_of(small_set, tmp_path / "storage")
     storage = Storage.from_config(config.storage)
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     extract(config, storage)
     first, before = committed_rows(storage), objects(storage)
     changed, touched, gone = (small_set / name for name in ("real/1.mp4", "real/2.mp4", "real/3.mp4"))
@@ -301,7 +301,7 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
 def test_the_contact_sheet_is_made_again_only_when_the_table_changed(in_process, small_set, tmp_path, monkeypatch, capsys):
     config = config_of(small_set, tmp_path / "storage", videos_per_shard=1)
     storage, made = Storage.from_config(config.storage), []
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     with pytest.raises(UserError, match="nothing is extracted yet"):
         extract_sheet.make_sheet(config, storage)
     make = extract_sheet.contact_sheet
@@ -351,7 +351,7 @@ def test_two_jobs_with_different_views_of_the_data_set_leave_each_video_once(in_
     # The second starts, with one video more, when the first has planned and written nothing.
     config = config_of(small_set, tmp_path / "storage")
     storage, run_pipeline = Storage.from_config(config.storage), job.run_pipeline
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
 
     def overtaken(*arguments):
         monkeypatch.setattr(job, "run_pipeline", run_pipeline)
@@ -376,7 +376,7 @@ def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set
     storage = Storage.from_config(config.storage)
     with pytest.raises(UserError, match="no run r"):
         extract_verify.verify(config, storage)
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     extract(config, storage)
     assert extract_verify.verify(config, storage)["shards"] > 1
     key = next(key for key in storage.list("r/faces") if not key.endswith(".status.parquet"))
