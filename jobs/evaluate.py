@@ -38,7 +38,7 @@ from jobs.universal_tasks import choose_validation, measure_universal
 from jobs.whole_video_tasks import measure_whole_videos
 from robust.config import Config
 from robust.config_identity import fingerprint, science
-from robust.data import image_folder
+from robust.data import image_folder, people
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.evaluation import attack_block, blocks, gallery, passes, sequence
@@ -73,7 +73,10 @@ def evaluate(config: Config, storage: Storage) -> dict:
         UserError: no checkpoint, no test crops, a checkpoint that cannot be read, or a cluster that is too small.
     """
     began = time.monotonic()
-    status = image_folder.import_images(storage, config) if config.evaluate.images else read_status(storage, config.run.name)
+    status, problems = (image_folder.import_images(storage, config) if config.evaluate.images
+                        else (read_status(storage, config.run.name), []))
+    for problem in problems:
+        print(f"evaluate: note: {problem}", flush=True)
     candidates = find_candidates(config, storage)
     cells, not_run = surrogates.possible_cells(candidates, attack_block.cells(config.evaluate))
     shared, validation = shared_attacks(config, headline_cell(config, cells), cells), choose_validation(config, status)
@@ -179,7 +182,7 @@ def count_videos(status: pa.Table) -> dict:
     videos = [row for row in status.to_pylist() if row["split"] == SPLIT]
     skipped = [{name: row[name] for name in ("video_id", "status", "reason")} for row in videos if row["frames_found"] == 0]
     counts = dict(sorted(Counter(row["status"] for row in videos).items()))
-    return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos)}
+    return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos) or people.note_of(videos)}
 
 
 def publish(
