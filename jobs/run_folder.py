@@ -58,7 +58,7 @@ class RunFolder:
             ConfigError: the run has other science settings where the stage must agree; names the keys that differ.
         """
         kept = self.require_same(stage)
-        for section in OWNS.get(stage, ()):
+        for section in self._owned(stage):
             text = yaml.safe_dump(getattr(self.config, section).model_dump(mode="json"), sort_keys=False).encode()
             key = self._settings_key(section)
             if section not in kept and not self.storage.write_bytes(key, text, if_absent=True):
@@ -86,6 +86,11 @@ class RunFolder:
             raise ConfigError(f"run.name={self.config.run.name} belongs to a run with other settings "
                               f"({'; '.join(differ)}); choose another run.name, or go back to those settings.")
         return kept
+
+    def _owned(self, stage: str) -> tuple[str, ...]:
+        """A pipeline without a search leaves its settings to one that comes later."""
+        without = ("tune",) if stage == "pipeline" and not self.config.tune.samples else ()
+        return tuple(section for section in OWNS.get(stage, ()) if section not in without)
 
     def _settings_key(self, section: str) -> str:
         return f"{self.config.run.name}/settings/{section}.yaml"

@@ -254,7 +254,7 @@ class TrainConfig(Section):
 
 
 class TuneConfig(Section):
-    samples: int = Field(16, ge=1, description="trials")
+    samples: int = Field(16, ge=0, description="trials; 0: jobs.pipeline does without a search")
     search: Literal["random", "optuna"] = Field(
         "random", description="settings drawn at random, or by Optuna's TPE from what others reached"
     )

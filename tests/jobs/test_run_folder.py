@@ -62,6 +62,12 @@ def test_evaluations_and_detections_own_nothing(local_storage):
     assert local_storage.read_bytes("first/config.yaml") == before
 
 
+def test_a_pipeline_without_a_search_leaves_its_settings_to_a_later_one(local_storage):
+    opened(local_storage, "pipeline", tune={"samples": 0})
+    opened(local_storage, "tune", tune={"samples": 4})
+    assert "tune.samples: 4 -> 0" in refused(local_storage, "pipeline", tune={"samples": 0})
+
+
 def test_a_refused_job_binds_nothing(local_storage):
     opened(local_storage, "extract")
     refused(local_storage, "tune", extract={"margin": 0.5}, tune={"samples": 4})
