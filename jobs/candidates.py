@@ -9,7 +9,7 @@ import torch
 
 from robust.config import AuditedModelConfig, Config, StorageConfig
 from robust.errors import UserError
-from robust.models.checkpoint import load_checkpoint
+from robust.models.checkpoint import checkpoint_place, load_checkpoint
 from robust.models.foreign.kept import is_foreign, keep_foreign, load_kept
 from robust.storage import Storage
 
@@ -37,8 +37,8 @@ def find_candidates(config: Config, storage: Storage) -> list[Candidate]:
     for name, uri in config.evaluate.checkpoints.items():
         if name in OWN_MODELS:
             raise UserError(f"evaluate.checkpoints.{name}: {name} is the name of the run's own model; choose another")
-        root, slash, folder = uri.rstrip("/").rpartition("/")
-        places.append((name, config.storage.model_copy(update={"uri": root or slash or "."}), folder))
+        root, folder = checkpoint_place(f"evaluate.checkpoints.{name}", uri)
+        places.append((name, config.storage.model_copy(update={"uri": root}), folder))
     if taken := config.evaluate.models.keys() & {place[0] for place in places}:
         raise UserError(f"evaluate.models.{min(taken)}: {min(taken)} is the name of another model of this evaluation; choose another")
     if not places and not config.evaluate.models:

@@ -77,7 +77,7 @@ def run_job(stage: str, main: Main, *, needs_ray: bool = True, in_run_folder: bo
             if first is not None:
                 first(config, storage)
             if in_run_folder:
-                RunFolder(storage, config).open()
+                RunFolder(storage, config).open(stage)
                 result = run_stage(stage, main, config, storage)
             else:
                 result = main(config, storage)

@@ -24,7 +24,7 @@ from robust.data.faces import build_detector
 from robust.data.tree import FileTree
 from robust.detection import VERDICTS, VIDEO, Examiner, crop_differences, kind_of, thresholds_of
 from robust.errors import ConfigError, UserError
-from robust.models.checkpoint import CARD, load_checkpoint
+from robust.models.checkpoint import CARD, checkpoint_place, load_checkpoint
 from robust.storage import MissingObject, Storage, find_input
 
 OWN_MODELS = ("defended", "baseline")
@@ -119,10 +119,8 @@ def find_checkpoint(config: Config, storage: Storage) -> tuple[Storage, str]:
     """The storage and key of detect.checkpoint, or of the run's own model: the defended one, else the baseline."""
     uri = config.detect.checkpoint
     if uri is not None:
-        root, slash, folder = uri.rstrip("/").rpartition("/")
-        if not folder or root in ("s3:/", "gs:/"):
-            raise ConfigError(f"detect.checkpoint: {uri!r} names no folder; give one with model.safetensors and {CARD}")
-        return Storage.from_config(config.storage.model_copy(update={"uri": root or slash or "."})), folder
+        root, folder = checkpoint_place("detect.checkpoint", uri)
+        return Storage.from_config(config.storage.model_copy(update={"uri": root})), folder
     for name in OWN_MODELS:
         key = f"{config.run.name}/train/{name}"
         if storage.exists(f"{key}/{CARD}"):

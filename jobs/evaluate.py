@@ -38,7 +38,7 @@ from jobs.universal_tasks import choose_validation, measure_universal
 from jobs.whole_video_tasks import measure_whole_videos
 from robust.config import Config
 from robust.config_identity import fingerprint, science
-from robust.data import image_folder
+from robust.data import image_folder, people
 from robust.data.shards import read_status
 from robust.errors import UserError
 from robust.evaluation import attack_block, blocks, gallery, passes, sequence
@@ -62,6 +62,10 @@ CHECKS = (
 )
 """These hold for every crop, and one that fails ends the job, so a report has only passed ones. Gates may fail: see docs/gates.md."""
 
+TABLES = {"corruptions": "corruptions.parquet", "codec": "codec.parquet", "whole_video": "whole_video.parquet",
+          "universal": "universal.parquet", "smoothing": "certificates.parquet"}
+"""The logits or votes of each part that can be left out, below the run's evaluate/ folder."""
+
 
 def evaluate(config: Config, storage: Storage) -> dict:
     """Attacks every checkpoint on the test crops and writes the report; returns what result.json holds.
@@ -70,7 +74,10 @@ def evaluate(config: Config, storage: Storage) -> dict:
         UserError: no checkpoint, no test crops, a checkpoint that cannot be read, or a cluster that is too small.
     """
     began = time.monotonic()
-    status = image_folder.import_images(storage, config) if config.evaluate.images else read_status(storage, config.run.name)
+    status, problems = (image_folder.import_images(storage, config) if config.evaluate.images
+                        else (read_status(storage, config.run.name), []))
+    for problem in problems:
+        print(f"evaluate: note: {problem}", flush=True)
     candidates = find_candidates(config, storage)
     cells, not_run = surrogates.possible_cells(candidates, attack_block.cells(config.evaluate))
     shared, validation = shared_attacks(config, headline_cell(config, cells), cells), choose_validation(config, status)
@@ -178,7 +185,7 @@ def count_videos(status: pa.Table) -> dict:
     videos = [row for row in status.to_pylist() if row["split"] == SPLIT]
     skipped = [{name: row[name] for name in ("video_id", "status", "reason")} for row in videos if row["frames_found"] == 0]
     counts = dict(sorted(Counter(row["status"] for row in videos).items()))
-    return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos)}
+    return {"videos": counts, "skipped": skipped, "note": image_folder.note_of(videos) or people.note_of(videos)}
 
 
 def judged_people(config: Config, predictions: pa.Table) -> dict:
@@ -196,6 +203,9 @@ def publish(
     run = RunFolder(storage, config)
     telemetry.evaluated(summary)
     page = render(summary, strips, patterns).encode()
+    for part, name in TABLES.items():
+        if summary[part] is None:  # an earlier evaluation measured it, perhaps on other weights
+            storage.delete(run.key("evaluate", name))
     storage.write_table(run.key("evaluate", "predictions.parquet"), predictions)
     storage.write_json(run.key("report", "summary.json"), summary)
     storage.write_bytes(run.key("report", "index.html"), page)

@@ -45,6 +45,8 @@ STALE = "extraction"
 """Under this name the result's problems tell what is stale."""
 SHEET = "contact sheet"
 """And under this one why there is none."""
+MOST_NOTES, NOTE_LENGTH = 12, 400
+"""Of what is told of the data on the terminal; all is in result.json."""
 
 
 def extract(config: Config, storage: Storage) -> dict:
@@ -80,9 +82,11 @@ def _extract(config: Config, storage: Storage) -> tuple[dict, Committed]:
 
 
 def _with_sheet(result: dict, committed: Committed, config: Config, storage: Storage) -> dict:
-    """After all that changes the table: the contact sheet is of it."""
+    """After all that changes the table: the contact sheet is of it, and the notes are of what is left."""
     if told := keep_sheet(config, storage, committed):
         result["problems"][SHEET] = told
+    for note in notes_of(result):
+        print(f"extract: note: {note}", flush=True)
     return result
 
 
@@ -179,6 +183,18 @@ def result_of(committed: Committed, dataset: Dataset, *, extracted: int) -> dict
         "splits": dataset.split_report,
         "problems": problems,
     }
+
+
+def notes_of(result: dict) -> list[str]:
+    """What people should know of their data before they believe a figure: few lines, each of some length at most."""
+    notes = [f"splits: {told}" for told in result["splits"]["notes"]]
+    if result["excluded"]:
+        why = "; ".join(f"{reason} ({count})" for reason, count in result["splits"]["excluded"].items())
+        notes.insert(0, f"splits: {len(result['excluded'])} videos are in no split and not extracted: {why}")
+    notes += [f"{name}: {told}" for name, problems in result["problems"].items() if name != SHEET for told in problems]
+    more = len(notes) - MOST_NOTES
+    return [*(note if len(note) <= NOTE_LENGTH else f"{note[:NOTE_LENGTH]} ..." for note in notes[:MOST_NOTES]),
+            *([f"and {more} more in result.json (problems, splits)"] if more > 0 else [])]
 
 
 def _by_group(records: list[dict]) -> list[dict]:

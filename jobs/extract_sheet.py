@@ -26,7 +26,7 @@ def make_sheet(config: Config, storage: Storage) -> dict:
     folder = RunFolder(storage, config)
     if not storage.exists(folder.config_key):
         raise UserError(f"there is no run {config.run.name} in {storage.uri()}; run jobs.extract first")
-    folder.open()  # it is there, so this only compares the settings
+    folder.require_same("extract")
     committed = read_committed(storage, config.run.name)
     if not len(committed.table):
         raise UserError(f"nothing is extracted yet in run {config.run.name}; run jobs.extract first")

@@ -39,7 +39,7 @@ def verify(config: Config, storage: Storage) -> dict:
     run = config.run.name
     if not storage.exists(RunFolder(storage, config).config_key):
         raise UserError(f"there is no run {run} in {storage.uri()}; nothing to verify")
-    RunFolder(storage, config).open()  # it is there, so this only compares the settings
+    RunFolder(storage, config).require_same("extract")
     dataset, rows = videos_of(config)
     plans = [key.removeprefix(f"{run}/faces/").removesuffix(STATUS_SUFFIX)
              for key in storage.list(f"{run}/faces") if key.endswith(STATUS_SUFFIX)]

@@ -63,7 +63,11 @@ def pipeline(config: Config, storage: Storage) -> dict:
     if "baseline" in config.train.models:
         stage("train baseline", "train", train, only_model(config, "baseline"))
     if "defended" in config.train.models:
-        stage("tune", "tune", search)
+        if config.tune.samples:
+            stage("tune", "tune", search)
+        else:
+            told["tune"] = {"seconds": 0.0, "summary": "no search (tune.samples=0)"}
+            print(f"pipeline: tune: {told['tune']['summary']}", flush=True)
         stage("train defended", "train", train)
     result = stage("evaluate", "evaluate", evaluate)
     folder = local_copies(config, storage)

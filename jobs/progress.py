@@ -1,9 +1,13 @@
 """Progress for people: one live line on a terminal, else one quiet line a minute; always a first and a last one."""
 
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
+
+POLL_S = 5.0
+"""Between two polls at least, though a terminal is written to more often: a poll may be a request to a bucket."""
 
 
 class Progress:
@@ -27,7 +31,8 @@ class Progress:
         """
         Args:
             total: what `done` counts up to; None if unknown.
-            poll: asked before each line for (done, note), for work that happens in other processes.
+            poll: asked for (done, note), for work that happens in other processes; before each line, but no more than once
+                in POLL_S seconds and at the end.
             interval_s: between lines; default 0.2 on a terminal, else 60.
             observe: told (done, total) at every line and whenever work is counted.
         """
@@ -49,7 +54,8 @@ class Progress:
     def __exit__(self, kind, *_) -> None:
         self._finished.set()
         self._thread.join()
-        self._ask()
+        self._poll()
+        self.observe(self.done, self.total)
         self._show("done" if kind is None else "stopped", last=True)
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
@@ -71,17 +77,20 @@ class Progress:
         return f"{self.label}: " + ", ".join(part for part in parts if part)
 
     def _show_from_time_to_time(self) -> None:
+        asked = -math.inf
         while not self._finished.wait(self.interval_s):
-            self._ask()
+            if self.clock() - asked >= POLL_S:
+                asked = self.clock()
+                self._poll()
+            self.observe(self.done, self.total)
             self._show()
 
-    def _ask(self) -> None:
+    def _poll(self) -> None:
         if self.poll is not None:
             try:
                 self.done, self.note = self.poll()
             except Exception as error:  # showing progress must not end the work
                 self.note = f"progress unknown ({type(error).__name__})"
-        self.observe(self.done, self.total)
 
     def _show(self, state: str = "", *, last: bool = False) -> None:
         text = self.line(state)

@@ -3,13 +3,16 @@
     python -m jobs.submit STAGE [--address URL] [--follow] [--config FILE] [--profile NAME] [section.key=value ...]
 
 The settings are checked here, before anything is sent. The exit code is the job's own with --follow, else 0 once the cluster
-has accepted it. A stage of a run that is running already is not started twice: its job is followed instead.
+has accepted it. A stage of a run that is running already is not started twice: its job is followed instead, or it is refused if
+its settings are others. Runs of one name in two storages are two runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -26,13 +29,16 @@ from jobs.packing import Package, pack
 from jobs.run_folder import FOLDERS
 from robust.config import Config
 from robust.config_file import default_config, load_config
+from robust.config_identity import dump_yaml
 from robust.deploy_config import JOBS
 from robust.errors import ConfigError, UserError
 from robust.storage import Storage
 
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
-NOT_READY = ("No available agent", "Failed to connect", "Connection refused", "500", "502", "503", "504")
+NOT_READY = ("No available agent", "Failed to connect", "Connection refused")
 """What a head says that will take jobs in a moment: its dashboard answers before its agent has registered."""
+NOT_READY_STATUS = (500, 502, 503, 504)
+"""And with which status."""
 PATIENCE_S = 180
 """For a head that is not ready to take the job."""
 OUTAGE_S = 600
@@ -48,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
         require_joining(config)
         client = connect(arguments.address)
-        metadata = {"run": config.run.name, "stage": arguments.stage}
+        metadata = identity(config, arguments.stage)
         name = running(client, metadata)
         if name is not None:
             say(f"{arguments.stage} of run {config.run.name} is running already as {name}; nothing was submitted")
@@ -101,11 +107,30 @@ def connect(address: str) -> JobSubmissionClient:
     return patiently(lambda: JobSubmissionClient(address), f"no Ray dashboard answers at {address}; give its URL with --address (through a tunnel if it is not public)")
 
 
+def identity(config: Config, stage: str) -> dict[str, str]:
+    """What tells a job from others: its run, where that lies, the stage, and a hash of all settings."""
+    storage = config.storage.uri.rstrip("/") + (f" at {config.storage.endpoint_url}" if config.storage.endpoint_url else "")
+    settings = hashlib.sha256(dump_yaml(config).encode()).hexdigest()[:16]
+    return {"run": config.run.name, "stage": stage, "storage": storage, "settings": settings}
+
+
 def running(client: JobSubmissionClient, metadata: dict[str, str]) -> str | None:
-    """The submission that does this already, if any."""
+    """The submission that does this already, if any.
+
+    Args:
+        metadata: from `identity`.
+    Raises:
+        UserError: it is running with other settings.
+    """
+    of_run = {name: value for name, value in metadata.items() if name != "settings"}
     for job in client.list_jobs():
-        if job.status not in DEAD and metadata.items() <= (job.metadata or {}).items():
-            return job.submission_id
+        told = job.metadata or {}
+        if job.status in DEAD or not of_run.items() <= told.items():
+            continue
+        if told.get("settings") != metadata["settings"]:
+            raise UserError(f"{metadata['stage']} of run {metadata['run']} in {metadata['storage']} is running as {job.submission_id} with other settings; give the same ones "
+                            f"to follow it, wait for its end, stop it (ray job stop {job.submission_id}), or choose another run.name")
+        return job.submission_id
     return None
 
 
@@ -145,11 +170,22 @@ def patiently(action: Callable, message: str):
             raise UserError(f"the cluster refuses the token ({_first_line(error)}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's") from error
         except (RuntimeError, ConnectionError) as error:
             told = _first_line(error)
-            if not isinstance(error, ConnectionError) and not any(reason in str(error) for reason in NOT_READY):
+            if not isinstance(error, ConnectionError) and not is_not_ready(error):
                 raise UserError(f"the cluster says: {told[:300]}") from error
             if time.monotonic() > deadline:
                 raise UserError(f"{message} ({told[:200]})") from error
             time.sleep(1)
+
+
+def is_not_ready(error: Exception) -> bool:
+    """Whether a head that answers so may take the job in a moment."""
+    return status_of(error) in NOT_READY_STATUS or any(reason in str(error) for reason in NOT_READY)
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status that Ray's client tells of, if it does: names and paths in the answer may hold any number."""
+    found = re.match(r"Request failed with status code (\d{3}):", str(error))
+    return int(found.group(1)) if found else None
 
 
 def _first_line(error: Exception) -> str:
@@ -192,7 +228,7 @@ def look(client: JobSubmissionClient, name: str) -> tuple[JobDetails, str]:
             details = client.get_job_info(name)  # first: what is logged after it is shown in the next round, not lost
             return details, client.get_job_logs(name)
         except (RuntimeError, ConnectionError) as error:
-            if "404" in str(error) or "does not exist" in str(error):
+            if status_of(error) == 404 or "does not exist" in str(error):
                 raise UserError(f"the cluster does not know job {name} (a head that restarts without its memory forgets jobs); the same command submits it anew") from error
             began = began or time.monotonic()
             if time.monotonic() - began > OUTAGE_S:

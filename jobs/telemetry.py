@@ -214,6 +214,14 @@ TRIALS = "trials"
 # ---------------------------------------------------------------------------- of extraction and evaluation
 
 
+def videos_judged(run: str, verdicts: Iterable[str]) -> Counter[str]:
+    """Counts verdicts of jobs.detect_many; returns how many there are of each."""
+    counts = Counter(verdicts)
+    for verdict, count in counts.items():
+        add("detect_videos", count, run=run, verdict=verdict)
+    return counts
+
+
 def videos_written(run: str, statuses: Iterable[str], faces: int) -> None:
     for status, count in Counter(statuses).items():
         add("extract_videos", count, run=run, status=status)

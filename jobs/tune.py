@@ -31,7 +31,7 @@ from jobs.trial_resume import StepCost, checkpoint_folder
 from jobs.tuned import with_settings
 from robust.config import Config, RecipeConfig
 from robust.config_file import parse
-from robust.errors import UserError
+from robust.errors import ConfigError, UserError
 from robust.evaluation.importance import importances
 from robust.evaluation.pareto import pareto_front
 from robust.evaluation.trials_page import FIGURES, trials_page
@@ -39,6 +39,12 @@ from robust.storage import Storage
 
 OBJECTIVE = "robust_auc"
 EXPERIMENT = "trials"
+
+
+def require_trials(config: Config, storage: Storage) -> None:
+    """Raises: ConfigError: no search is asked for."""
+    if config.tune.samples == 0:
+        raise ConfigError("tune.samples is 0, which means no search; give the number of trials, as in tune.samples=16")
 
 
 def search(config: Config, storage: Storage) -> dict:
@@ -209,4 +215,4 @@ def hours(table: list[dict], config: Config) -> float:
 if __name__ == "__main__":
     from jobs.tune import search as main  # by its module's name: Ray's workers cannot import from __main__
 
-    sys.exit(run_job("tune", main))
+    sys.exit(run_job("tune", main, first=require_trials))

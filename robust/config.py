@@ -2,8 +2,8 @@
 
 Unknown keys are refused with the nearest known one, and every error names the key, the value and what is allowed.
 Epsilon is written in 0-255 units here and in reports; `PIXEL` turns it into the [0, 1] units of robust/ once.
-Settings that only say where and with how many machines a run happens carry `resource()` and are not part of a run's
-identity: the same run may be resumed on another cluster.
+Settings that only say where and with how many machines a run happens, or what a job does with what is there, carry
+`resource()` and are not part of a run's identity: the same run may be resumed on another cluster.
 """
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ class TrainConfig(Section):
 
 
 class TuneConfig(Section):
-    samples: int = Field(16, ge=1, description="trials")
+    samples: int = Field(16, ge=0, description="trials; 0: jobs.pipeline does without a search")
     search: Literal["random", "optuna"] = Field(
         "random", description="settings drawn at random, or by Optuna's TPE from what others reached"
     )
@@ -288,7 +288,7 @@ class TuneConfig(Section):
     reduction_factor: int = Field(2, ge=2, description="ASHA keeps one in so many")
     threat: ValidationConfig = ValidationConfig(epsilon=1.0)
     clean_tolerance: Share = Field(0.03, description="the winner's clean AUC is at most so far below the best trial's")
-    winner: Literal["retrain", "checkpoint", "report"] = Field(
+    winner: Literal["retrain", "checkpoint", "report"] = resource(
         "retrain", description="train the defended model with the winner's settings, take its checkpoint, or only tell"
     )
     cpus_per_trial: float = resource(1, gt=0, description="CPUs of one trial")

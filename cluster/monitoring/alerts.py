@@ -47,7 +47,7 @@ def _raised(name: str, window: str, *, by: str, where: str = "") -> str:
 
 def _idle(window: str) -> str:
     """Runs of which no work was counted within the window: no image, crop, video, trial."""
-    counters = "|".join(_series(name) for name in ("train_images", "evaluate_crops", "extract_videos", "tune_seconds"))
+    counters = "|".join(map(_series, ("train_images", "evaluate_crops", "extract_videos", "detect_videos", "tune_seconds")))
     moved = f'sum by (run) (increase({{__name__=~"{counters}"}}[{window}])) > 0'
     return f"max by (run, stage) ({_series('running')}) == 1 unless on (run) ({moved})"
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 
 from robust.config import Config
 from robust.data.images import decode_image, encode_image
-from robust.data.layouts.matching import describe_missing, read_csv
+from robust.data.layouts.matching import describe_missing, listed, read_csv
 from robust.data.rows import FAKE, REAL, VideoRow, make_row
 from robust.data.shards import STATUS_SUFFIX, delete_plan, read_status, shard_key, status_key, write_shard
 from robust.data.tree import FileTree
@@ -41,28 +41,32 @@ ALONE = f"{DATASET}:alone/"
 """Prefix of the identity of an image or video that nobody has told a person of."""
 
 
-def import_images(storage, config: Config) -> pa.Table:
-    """Makes the folder's images the run's face crops; returns their status table.
+def import_images(storage, config: Config) -> tuple[pa.Table, list[str]]:
+    """Makes the folder's images the run's face crops; returns their status table, and what is wrong with identities.csv.
 
     Raises:
-        UserError: no folder, no real or no fake images in it, or a run that has crops of videos already.
+        UserError: no folder, no real or no fake images in it, an identities.csv that names none of them, or a run that
+            has crops of videos already.
     """
     run, tree = config.run.name, FileTree.open(config.evaluate.images, config.storage)
     _require_own_run(storage, run)
     videos = _videos(tree)
     people = _people(tree)
+    unmatched = _unmatched(tree, people, videos)
     kept = [_import_shard(storage, run, tree, part, people) for part in _parts(videos)]
     for shard in {key.removeprefix(f"{run}/faces/").removesuffix(STATUS_SUFFIX) for key in _status_keys(storage, run)} - set(kept):
         delete_plan(storage, run, shard)
-    return read_status(storage, run)
+    return read_status(storage, run), listed(f"records of {IDENTITIES} that are no image by itself and no folder of frames, left out", unmatched)
 
 
-def note_of(videos: Iterable[Mapping]) -> str:
+def note_of(videos: Sequence[Mapping]) -> str:
     """What the report says of the intervals where identities are not known; "" where all are."""
-    alone = sum(any(person.startswith(ALONE) for person in video["identities"]) for video in videos if video["frames_found"])
+    whose = [any(person.startswith(ALONE) for person in video["identities"]) for video in videos]
+    alone = sum(nobody and video["frames_found"] > 0 for nobody, video in zip(whose, videos, strict=True))
     if not alone:
         return ""
-    return (f"The people in {alone} images or sub-folders of images are not known (no {IDENTITIES}), so the intervals take each for a person of its own: "
+    why = f"no {IDENTITIES}" if all(whose) else f"not in {IDENTITIES}"  # one that names none of them is refused
+    return (f"The people in {alone} images or sub-folders of images are not known ({why}), so the intervals take each for a person of its own: "
             "if people occur more than once, or a fake beside the face it was made from, the true intervals are wider.")
 
 
@@ -103,6 +107,25 @@ def _people(tree: FileTree) -> dict[str, list[str]]:
     return {record["image"]: [one.strip() for one in record["identities"].split(";") if one.strip()] for record in records}
 
 
+def _unmatched(tree: FileTree, people: Mapping[str, list[str]], videos: Mapping[tuple[str, str, str], list[str]]) -> set[str]:
+    """Records of identities.csv that are no image by itself and no folder of frames.
+
+    Raises:
+        UserError: all of them.
+    """
+    keys = {_key(name, paths) for (_, _, name), paths in videos.items()}
+    unmatched = people.keys() - keys
+    if people and unmatched == people.keys():
+        raise UserError(f"{tree.uri(IDENTITIES)} names no image of the folder: it has {min(unmatched)!r}, where the folder has {min(keys)!r}; "
+                        "write paths below the folder, of an image by itself or of a folder of frames")
+    return unmatched
+
+
+def _key(name: str, paths: Sequence[str]) -> str:
+    """How identities.csv calls a video: by its one image, or by the folder of its frames."""
+    return paths[0] if posixpath.basename(paths[0]) == name else posixpath.dirname(paths[0])
+
+
 def _parts(videos: Mapping[tuple, list[str]]) -> Iterator[dict[tuple, list[str]]]:
     """Whole videos, at most IMAGES_OF_A_SHARD images at once where a video is not longer."""
     part: dict[tuple, list[str]] = {}
@@ -129,8 +152,7 @@ def _import_shard(storage, run: str, tree: FileTree, part: Mapping[tuple, list[s
 
 def _row(tree: FileTree, key: tuple[str, str, str], paths: Sequence[str], people: Mapping[str, list[str]]) -> VideoRow:
     top, method, name = key
-    folder = posixpath.dirname(paths[0])
-    known = people.get(paths[0] if posixpath.basename(paths[0]) == name else folder)
+    known = people.get(_key(name, paths))
     return make_row(dataset=DATASET, method=method, name=name, uri=tree.uri(paths[0]), label=FAKE if top == "fake" else REAL,
                     people=known or [f"alone/{top}/{method}/{name}"], split=SPLIT)
 

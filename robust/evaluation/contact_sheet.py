@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from robust.config import Config
 from robust.config_identity import fingerprint, flattened_tree, science
+from robust.data.people import count_unnamed
 from robust.data.quality import REASONS
 from robust.data.rows import SPLITS
 from robust.data.shard_plan import MOST_VIDEOS, SHARD_BYTES, videos_of_a_shard, videos_that_weigh
@@ -98,10 +99,10 @@ def count_splits(records: Iterable[Mapping]) -> list[dict]:
 
 
 def totals(records: Sequence[Mapping]) -> dict:
-    """Of all videos; `shared` counts people who are in more than one split."""
+    """Of all videos; `shared` counts people who are in more than one split, `unnamed` videos whose people nobody named."""
     places = {(person, record["split"]) for record in records for person in record["identities"]}
     return {"videos": len(records), "faces": sum(record["frames_found"] for record in records),
-            "not_ok": sum(record["status"] != "ok" for record in records),
+            "not_ok": sum(record["status"] != "ok" for record in records), "unnamed": count_unnamed(records),
             "shared": sum(count > 1 for count in Counter(person for person, _ in places).values())}
 
 

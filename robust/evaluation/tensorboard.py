@@ -14,8 +14,8 @@ from torch.utils.tensorboard.summary import hparams
 from robust.evaluation.gallery import Attacked, Strip
 from robust.evaluation.universal_table import Picture
 
-STEPS_OF_EPSILON = 10
-"""TensorBoard's steps are whole numbers: figures under attack stand at step 10 * epsilon, certificates at 10 * radius,
+STEPS_OF_EPSILON = 100
+"""TensorBoard's steps are whole numbers: figures under attack stand at step 100 * epsilon, certificates at 100 * radius,
 the error of the surest at the percentage answered."""
 
 
@@ -87,7 +87,7 @@ def rates_of(record: Mapping) -> list[tuple[str, float | None]]:
 
 
 def certificate_scalars(summary: Mapping, model: str) -> list[tuple[str, int, float | None]]:
-    """Certified accuracy at step 10 * L2 radius (0-255 units) for each sigma, and what belongs to no radius at 0."""
+    """Certified accuracy at step 100 * L2 radius (0-255 units) for each sigma, and what belongs to no radius at 0."""
     found = []
     for record in (summary.get("smoothing") or {"records": []})["records"]:
         if record["model"] == model:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import fields
 
 import torch
@@ -12,6 +13,21 @@ from robust.errors import ConfigError, UserError
 from robust.models.detector import Architecture, Detector, empty_detector
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+def checkpoint_place(setting: str, uri: str) -> tuple[str, str]:
+    """Where a checkpoint's folder lies, and its name there: the address of a storage, and a key in it.
+
+    Args:
+        setting: that says so, for the message.
+        uri: a local folder, or a folder in a bucket.
+    Raises:
+        ConfigError: it is a bucket or the root, not a folder in one.
+    """
+    parent, slash, folder = (uri if "://" in uri else os.path.abspath(uri)).rstrip("/").rpartition("/")
+    if not folder or parent.endswith(":/"):
+        raise ConfigError(f"{setting}: {uri!r} names no folder; give one with {WEIGHTS} and {CARD}")
+    return parent or slash, folder
 
 
 def save_checkpoint(storage, key: str, model: Detector, card: dict) -> dict:

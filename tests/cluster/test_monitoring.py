@@ -101,7 +101,9 @@ QUIET = {
     # One stage works while the job's other series are old; a job that has ended shows no `running`.
     "Stalled": {'ray_deepfake_running{run="a",stage="evaluate"}': "1x120", 'ray_deepfake_train_images_total{run="a"}': "160x120",
                 'ray_deepfake_evaluate_crops_total{run="a",model="m"}': "0+8x120",
-                'ray_deepfake_extract_videos_total{run="old",status="ok"}': "7x120"},
+                'ray_deepfake_extract_videos_total{run="old",status="ok"}': "7x120",
+                'ray_deepfake_running{run="b",stage="detect_many"}': "1x120",
+                'ray_deepfake_detect_videos_total{run="b",verdict="real"}': "0+8x120"},
     "LossNotFinite": {'ray_deepfake_train_nonfinite_total{run="a",model="m",WorkerId="1"}': "_x60 1x60"},  # long ago
     "CatastrophicOverfitting": {'ray_deepfake_train_collapses_total{run="a",model="m"}': "1x120"},
     "RobustnessLost": {'ray_deepfake_validation_robust_auc{run="a",model="m"}': "0.7x60 0.6x59"},
@@ -145,7 +147,7 @@ def test_rules_and_dashboards_speak_of_no_metric_that_is_not_in_the_list():
 
 def test_a_metric_has_few_labels_and_a_unit():
     for metric in metrics.METRICS:
-        assert set(metric.labels) <= {"run", "model", "stage", "reason", "status"} and metric.labels[0] == "run"
+        assert set(metric.labels) <= {"run", "model", "stage", "reason", "status", "verdict"} and metric.labels[0] == "run"
         assert metric.unit in metrics.UNITS and re.fullmatch(r"[a-z][a-z_]*[a-z]", metric.name), metric
         assert not metric.name.endswith("_total") and metric.help.endswith((".", "...")), metric
 

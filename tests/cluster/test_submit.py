@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from head import ROOT, Head
+from ray.job_submission import JobDetails
 
 from jobs.packing import Package
+from jobs.submit import identity, is_not_ready, running
+from robust.config_file import default_config, load_config, parse
+from robust.errors import UserError
 from robust.storage import Storage
 
 
@@ -62,7 +66,7 @@ def test_jobs_submit_ends_as_its_job_does_and_does_not_start_a_running_one_again
     client = head.client()
     client.submit_job(
         entrypoint=f"{sys.executable} tests/cluster/trivial_job.py --config {tmp_path / 'config.yaml'} {' '.join(own)}", submission_id="waits",
-        runtime_env={"working_dir": str(ROOT), "env_vars": {"PYTHONPATH": "."}}, metadata={"run": "wait", "stage": "evaluate", "more": "1"})
+        runtime_env={"working_dir": str(ROOT), "env_vars": {"PYTHONPATH": "."}}, metadata={**identity(load_config(default_config(), own), "evaluate"), "more": "1"})
     following = submit_job(head, "evaluate", "--follow", *own)
     lines = []
     for line in following.stdout:
@@ -73,6 +77,9 @@ def test_jobs_submit_ends_as_its_job_does_and_does_not_start_a_running_one_again
     rest, _ = following.communicate(timeout=60)
     assert "running already as waits; nothing was submitted" in lines[0], lines
     assert following.returncode == 1 and "job waits goes on" in rest, rest
+    other = submit_job(head, "evaluate", *own, "evaluate.gallery=0")
+    told, _ = other.communicate(timeout=60)
+    assert other.returncode == 1 and "is running as waits with other settings" in told, told
     assert client.get_job_status("waits") == "RUNNING" and len([job for job in client.list_jobs() if job.submission_id]) == 2
     client.stop_job("waits")
     assert head.wait("waits", timeout_s=60) == "STOPPED"
@@ -89,6 +96,38 @@ def test_jobs_submit_refuses_what_cannot_work_before_it_asks_a_cluster(capsys):
     assert "train.batch_size" in capsys.readouterr().err
     assert main(["train", "--address", "http://127.0.0.1:9", "--profile", "demo"]) == 2
     assert "cluster.address=auto" in capsys.readouterr().err
+
+
+class Jobs:
+    """Of a head only its list of jobs."""
+
+    def __init__(self, *jobs: tuple[str, str, dict | None]):
+        self.jobs = [JobDetails(submission_id=name, status=status, metadata=metadata, type="SUBMISSION", entrypoint="") for name, status, metadata in jobs]
+
+    def list_jobs(self) -> list[JobDetails]:
+        return self.jobs
+
+
+def test_a_job_is_the_same_in_its_storage_alone_and_with_its_settings_alone():
+    def of(uri="s3://mine/runs", **sections):
+        return identity(parse({"run": {"name": "r"}, "storage": {"uri": uri}, **sections}), "train")
+
+    mine = of()
+    assert running(Jobs(("a", "RUNNING", None), ("b", "FAILED", mine), ("c", "PENDING", {**mine, "more": "1"})), mine) == "c"
+    assert running(Jobs(("a", "RUNNING", of("s3://theirs/runs"))), mine) is None
+    elsewhere = {"storage": {"uri": "s3://mine/runs", "endpoint_url": "http://127.0.0.1:9"}}
+    assert running(Jobs(("a", "RUNNING", of(**elsewhere))), mine) is None
+    for other in ({"train": {"batch_size": 16}}, {"train": {"workers": 2}}):
+        with pytest.raises(UserError, match="train of run r in s3://mine/runs is running as a with other settings"):
+            running(Jobs(("a", "RUNNING", of(**other))), mine)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_head_that_is_not_ready_is_told_by_its_status_not_by_a_number_in_a_name(status):
+    assert is_not_ready(RuntimeError(f"Request failed with status code {status}: No answer."))
+    assert is_not_ready(RuntimeError("Request failed with status code 400: No available agent to submit job"))
+    assert not is_not_ready(RuntimeError(f"Request failed with status code 400: mine-{status} in /data/{status} is no name."))
+    assert not is_not_ready(RuntimeError(f"the working_dir /data/{status} is not there"))
 
 
 @pytest.mark.parametrize("stage", ["train", "pipeline"])

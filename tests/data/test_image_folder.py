@@ -35,7 +35,7 @@ def place(tmp_path):
         write(folder, path, data)
     config = parse({"run": {"name": "r"}, "storage": {"uri": str(tmp_path / "storage")}, "evaluate": {"images": str(folder)}})
     storage = Storage.from_config(config.storage)
-    return folder, storage, lambda: image_folder.import_images(storage, config)
+    return folder, storage, lambda: image_folder.import_images(storage, config)[0]
 
 
 def write(folder, path, data):
@@ -85,10 +85,25 @@ def test_people_come_from_a_file(place):
     people = {row["video_id"]: row["identities"] for row in run().to_pylist()}
     assert people["image_folder/fake/c.webp"] == ["image_folder:anna", "image_folder:bert"]
     assert people["image_folder/real/clip"] == ["image_folder:bert"] and people["image_folder/real/a.png"] == ["image_folder:anna"]
-    assert image_folder.note_of(run().to_pylist()).startswith("The people in 3 images")
+    note = image_folder.note_of(run().to_pylist())
+    assert note.startswith("The people in 3 images") and "(not in identities.csv)" in note
     every = "".join(f"{name},p\n" for name in ("real/a.png", "real/b.jpg", "real/clip", "fake/c.webp", "fake/swap/d.bmp", "fake/swap/x/y"))
     write(folder, "identities.csv", b"image,identities\n" + every.encode())
     assert image_folder.note_of(run().to_pylist()) == ""
+
+
+def test_records_that_name_no_image_are_told_and_a_file_of_only_such_is_refused(place):
+    folder, storage, run = place
+    config = parse({"run": {"name": "r"}, "storage": storage.config.model_dump(), "evaluate": {"images": str(folder)}})
+    assert image_folder.import_images(storage, config)[1] == [] and "(no identities.csv)" in image_folder.note_of(run().to_pylist())
+    write(folder, "identities.csv", b"image,identities\nreal/a.png,anna\nfaces/fake/c.webp,bert\nreal/clip/1.png,bert\n")
+    assert image_folder.import_images(storage, config)[1] == [
+        "records of identities.csv that are no image by itself and no folder of frames, left out (2): faces/fake/c.webp, real/clip/1.png"]
+    before = storage.list("r")
+    write(folder, "identities.csv", b"image,identities\nfaces/real/a.png,anna\n")
+    with pytest.raises(UserError, match="identities.csv names no image of the folder: it has 'faces/real/a.png', where the folder has 'fake/c.webp'"):
+        run()
+    assert storage.list("r") == before
 
 
 @pytest.mark.parametrize("name, data, told", [

@@ -126,6 +126,14 @@ def test_people_in_two_splits_are_told(local_storage, config):
     assert "<b>1 people are in more than one split.</b>" in page
 
 
+@pytest.mark.parametrize("person, other", [("d:video:real/a0", "d:video:real/a1"), ("dfdc:abc", "dfdc:abd")])
+def test_that_people_are_not_known_is_told_in_place_of_that_nobody_is_in_two_splits(local_storage, config, person, other):
+    write(local_storage, [record("d/m/1", 1, "train", 0, "m", [person])])
+    write(local_storage, [record("d/m/2", 1, "test", 0, "m", [other]), record("d/m/3", 1, "test", 0, "m", ["d:anna", other])])
+    words = " ".join(" ".join(Elements(sheet_of(local_storage, config)).text).split())
+    assert "The people in 3 videos are not known:" in words and "Nobody" not in words
+
+
 def test_every_picture_has_its_share_of_five_megabytes_and_groups_are_bounded(local_storage, config):
     # Noise makes the largest pictures there are; long names, and a kind of reason of each video's own.
     rows = [record(f"d/{'m' * 150}{group:03d}/{'n' * 200}", 3, "train", 1, f"{'m' * 150}{group:03d}", ["d:a"], status="partial",

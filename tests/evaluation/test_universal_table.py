@@ -177,5 +177,5 @@ def test_the_page_and_the_event_files_have_them(figures, made, tmp_path):
     write_tensorboard(tmp_path, summary, patterns=pictures)
     events = EventAccumulator(str(tmp_path / "baseline")).Reload()
     (event,) = events.Scalars("universal_fake_to_real/universal/frame")
-    assert (event.step, event.value) == (40, pytest.approx(0.8))
+    assert (event.step, event.value) == (400, pytest.approx(0.8))
     assert {"universal/fake_to_real_epsilon_4", "universal/real_to_fake_epsilon_4"} <= set(events.Tags()["images"])

@@ -52,3 +52,14 @@ def test_the_figures_of_a_report_become_metrics(monkeypatch):
         assert told["evaluate_attack_success", "made-up", model] == summary["headline"]["models"][model]["value"]
         clean, = (one for one in summary["clean"] if (one["model"], one["level"], one["group"]) == (model, "video", "all"))
         assert told["evaluate_auc", "made-up", model] == clean["auc"]["value"]
+
+
+def test_epsilons_that_are_near_each_other_have_steps_of_their_own():
+    def at(*epsilons):
+        summary = dict(plain_summary())
+        under = [one for one in summary["under_attack"] if one["epsilon"] == summary["under_attack"][0]["epsilon"]]
+        summary["under_attack"] = [{**one, "epsilon": epsilon} for epsilon in epsilons for one in under]
+        return [(tag, step) for tag, step, _ in scalars(summary, "defended") if tag.startswith("fake_to_real/")]
+
+    found = at(0.2, 0.25)
+    assert {step for _, step in found} == {20, 25} and len(found) == len(set(found)) == 2 * len(at(0.2))

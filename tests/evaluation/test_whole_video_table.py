@@ -101,7 +101,7 @@ def test_the_page_and_the_event_files_have_it(tmp_path):
     assert "Whole videos attacked at once" not in render({**summary, "whole_video": None})
     write_tensorboard(tmp_path, summary)
     events = EventAccumulator(str(tmp_path / "defended")).Reload()
-    assert [event.step for event in events.Scalars("whole_video/only_joint")] == [5, 40]
+    assert [event.step for event in events.Scalars("whole_video/only_joint")] == [50, 400]
     assert events.Scalars("whole_video_fake_to_real/joint")[1].value == pytest.approx(
         figures["records"][3]["joint"]["fake_to_real"]["value"]
     )

@@ -311,6 +311,24 @@ def test_gates_can_be_left_out(folder, by_hand, monkeypatch):
     assert "NOT CHECKED" in result["summary"]
 
 
+def test_settings_may_change_between_evaluations_and_what_is_left_out_leaves_no_table(folder, by_hand, tmp_path):
+    def run(**evaluate):
+        settings = {"epsilons": [0.5], "bootstrap": 10, "gates": {"enabled": False}, **evaluate}
+        (tmp_path / "config.yaml").write_text(dump_yaml(config_of(folder, **settings)))
+        assert run_job("evaluate", job.evaluate, needs_ray=False, argv=["--config", str(tmp_path / "config.yaml")]) == 0
+        return summary_of(folder), storage.exists(f"{RUN}/evaluate/certificates.parquet")
+
+    storage = Storage.from_config(config_of(folder).storage)
+    first, there = run()
+    assert first["smoothing"] is None and not there
+    more, there = run(smoothing={"enabled": True, "sigmas": [16], "n0": 5, "n": 20}, bootstrap=20)
+    assert more["smoothing"]["records"] and there
+    again, there = run()
+    assert without_timing(again) == without_timing(first) and not there
+    for prefix in ("evaluate", "config.yaml"):
+        storage.delete_prefix(f"{RUN}/{prefix}")
+
+
 def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):
     config = config_of(folder, epsilons=[0.5], bootstrap=10)
     storage = Storage.from_config(config.storage)

@@ -281,7 +281,7 @@ def committed_rows(storage) -> dict[str, list[str]]:
 def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_is_asked_for(in_process, small_set, tmp_path):
     config = config_of(small_set, tmp_path / "storage")
     storage = Storage.from_config(config.storage)
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     extract(config, storage)
     first, before = committed_rows(storage), objects(storage)
     changed, touched, gone = (small_set / name for name in ("real/1.mp4", "real/2.mp4", "real/3.mp4"))
@@ -324,7 +324,7 @@ def test_only_new_and_changed_videos_are_done_and_what_is_stale_stays_until_it_i
 def test_the_contact_sheet_is_made_again_only_when_the_table_changed(in_process, small_set, tmp_path, monkeypatch, capsys):
     config = config_of(small_set, tmp_path / "storage", videos_per_shard=1)
     storage, made = Storage.from_config(config.storage), []
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     with pytest.raises(UserError, match="nothing is extracted yet"):
         extract_sheet.make_sheet(config, storage)
     make = extract_sheet.contact_sheet
@@ -351,7 +351,7 @@ def test_the_contact_sheet_is_made_again_only_when_the_table_changed(in_process,
     assert "warning: no contact sheet: ValueError: of a reason" in capsys.readouterr().err
     monkeypatch.setattr(extract_sheet, "contact_sheet", make)
     assert "contact sheet" not in extract(config, storage)["problems"]  # made up for
-    assert b"2 videos" not in page and storage.read_bytes("r/faces/sheet.html").count(b"unreadable <b>2</b>") == 1
+    assert b"unreadable <b>2</b>" not in page and storage.read_bytes("r/faces/sheet.html").count(b"unreadable <b>2</b>") == 1
 
 
 def test_a_file_that_becomes_what_it_was_counts_again_without_being_decoded(in_process, small_set, tmp_path):
@@ -370,11 +370,29 @@ def test_a_file_that_becomes_what_it_was_counts_again_without_being_decoded(in_p
     assert read_status(storage, "r").equals(first)
 
 
+def test_what_should_be_known_of_the_data_is_told_on_the_terminal_in_few_lines(in_process, small_set, tmp_path, capsys):
+    for number in range(30):
+        (small_set / "real" / f"{'n' * 100}{number}.txt").write_text("no video")
+    config = config_of(small_set, tmp_path / "storage")
+    extract(config, Storage.from_config(config.storage))
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("extract: note: ")]
+    assert any(line.startswith("extract: note: own: no identities.csv: each video counts as a person of its own") for line in notes)
+    assert any("own: files that are not videos, left out (30): " in line for line in notes)
+    assert max(map(len, notes)) < job.NOTE_LENGTH + 30
+
+    result = {"problems": {"own": [f"problem {number}" for number in range(50)], job.SHEET: ["no contact sheet"]}, "excluded": ["a", "b"],
+              "splits": {"excluded": {"shares a person with the test split": 2}, "notes": ["the val split has no fake of x"]}}
+    told = job.notes_of(result)
+    assert told[:3] == ["splits: 2 videos are in no split and not extracted: shares a person with the test split (2)",
+                        "splits: the val split has no fake of x", "own: problem 0"]
+    assert len(told) == job.MOST_NOTES + 1 and told[-1] == "and 40 more in result.json (problems, splits)"
+
+
 def test_two_jobs_with_different_views_of_the_data_set_leave_each_video_once(in_process, small_set, tmp_path, monkeypatch):
     # The second starts, with one video more, when the first has planned and written nothing.
     config = config_of(small_set, tmp_path / "storage")
     storage, run_pipeline = Storage.from_config(config.storage), job.run_pipeline
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
 
     def overtaken(*arguments):
         monkeypatch.setattr(job, "run_pipeline", run_pipeline)
@@ -399,7 +417,7 @@ def test_verifying_names_what_is_wrong_and_changes_nothing(in_process, small_set
     storage = Storage.from_config(config.storage)
     with pytest.raises(UserError, match="no run r"):
         extract_verify.verify(config, storage)
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     extract(config, storage)
     assert extract_verify.verify(config, storage)["shards"] > 1
     key = next(key for key in storage.list("r/faces") if not key.endswith(".status.parquet"))

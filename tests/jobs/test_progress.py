@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jobs.progress import Progress
+from jobs.progress import POLL_S, Progress
 
 
 class Terminal(io.StringIO):
@@ -51,6 +51,24 @@ def test_a_long_wait_shows_signs_of_life():
     seen = threading.Event()
     with Progress("train", stream=Stream(), interval_s=0.01, poll=lambda: (2, "epoch 2")):
         assert seen.wait(20)
+
+
+def test_a_terminal_is_written_to_more_often_than_it_is_polled():
+    class Lines(Terminal):
+        def write(self, text: str) -> int:
+            lines.append(text)
+            if len(lines) == 50:
+                early.set()
+            if len(lines) == 100:
+                late.set()
+            return super().write(text)
+
+    early, late, lines, polls, clock = threading.Event(), threading.Event(), [], [], Clock()
+    with Progress("train", stream=Lines(), interval_s=0.001, clock=clock, poll=lambda: polls.append(clock.now) or (1, "")):
+        assert early.wait(20) and polls == [0.0]
+        clock.now = POLL_S
+        assert late.wait(20) and polls == [0.0, POLL_S]
+    assert len(polls) == 3
 
 
 def test_the_line_tells_what_is_left():

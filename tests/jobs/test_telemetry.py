@@ -122,6 +122,9 @@ def test_progress_and_videos(told):
     told.clear()
     telemetry.videos_written("a", ["ok", "no_face", "ok"], 7)
     assert told == {("extract_videos", "a", "ok"): 2, ("extract_videos", "a", "no_face"): 1, ("extract_faces", "a"): 7}
+    told.clear()
+    counts = telemetry.videos_judged("a", ["fake", "undecided", "fake"])
+    assert told == {("detect_videos", "a", "fake"): 2, ("detect_videos", "a", "undecided"): 1} and (counts["fake"], counts["real"]) == (2, 0)
 
 
 def test_requests_that_the_bucket_does_not_answer_are_counted_each(told, monkeypatch):

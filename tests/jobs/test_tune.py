@@ -13,7 +13,7 @@ from small_cluster import small_cluster
 from tiny_run import write_faces
 
 import jobs.tune as job
-from jobs.cli import run_stage
+from jobs.cli import run_job, run_stage
 from jobs.run_folder import RunFolder
 from jobs.tuned import tuned_settings
 from robust.config_file import parse
@@ -239,3 +239,10 @@ def test_as_many_trials_as_the_nodes_hold_or_the_config_allows(tmp_path):
     assert job.concurrent_trials(few, nodes) == 8
     grows = few.model_copy(update={"cluster": few.cluster.model_copy(update={"wait_for_nodes_s": 60, "address": "auto"})})
     assert job.concurrent_trials(grows, nodes) == 20
+
+
+def test_no_trials_are_refused_before_the_runs_name_is_taken(tmp_path, capsys):
+    settings = ["tune.samples=0", "cluster.address=local", f"storage.uri={tmp_path / 'storage'}"]
+    assert run_job("tune", job.search, needs_ray=False, first=job.require_trials, argv=settings) == 2
+    assert capsys.readouterr().err == "tune: error: tune.samples is 0, which means no search; give the number of trials, as in tune.samples=16\n"
+    assert not (tmp_path / "storage/run").exists()

@@ -7,7 +7,7 @@ import torch
 
 from robust.config import ModelConfig
 from robust.errors import UserError
-from robust.models.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
+from robust.models.checkpoint import CARD, WEIGHTS, checkpoint_place, load_checkpoint, save_checkpoint
 from robust.models.detector import build_detector
 
 KEY = "run/train/baseline"
@@ -94,3 +94,18 @@ def test_a_missing_file_is_named(saved, local_storage, name):
     local_storage.delete(f"{KEY}/{name}")
     with pytest.raises(UserError, match=f"{KEY}: no {name}"):
         load_checkpoint(local_storage, KEY)
+
+
+@pytest.mark.parametrize("uri, place", [
+    ("s3://bucket/runs/mine/train/defended/", ("s3://bucket/runs/mine/train", "defended")), ("s3://bucket/m", ("s3://bucket", "m")),
+    ("gs://bucket/m", ("gs://bucket", "m")), ("/m", ("/", "m")), ("/models/m//", ("/models", "m")),
+])
+def test_a_checkpoint_is_a_folder_in_a_storage(uri, place):
+    assert checkpoint_place("detect.checkpoint", uri) == place
+
+
+def test_a_local_checkpoint_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri, name in (("m", "m"), ("./m", "m"), (".", tmp_path.name)):
+        parent, folder = checkpoint_place("detect.checkpoint", uri)
+        assert (parent, folder) == (str(tmp_path if name == "m" else tmp_path.parent), name)

@@ -25,6 +25,7 @@ from robust.data.layouts.matching import (
     require_rows,
     stem,
 )
+from robust.data.people import DFDC
 from robust.data.rows import FAKE, REAL, make_row
 from robust.data.tree import FileTree
 from robust.errors import UserError
@@ -59,7 +60,7 @@ def dfdc(tree: FileTree, dataset) -> LayoutResult:
                 uri=tree.uri(path),
                 label=label,
                 people=[original],
-                numbered_by="dfdc",
+                numbered_by=DFDC,
                 split=(_official_split(path) or "train") if has_official else None,
             )
         )

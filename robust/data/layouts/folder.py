@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 
 from robust.data.layouts.matching import LayoutResult, describe_missing, listed, name_below, read_csv, require_rows
+from robust.data.people import OF_VIDEO
 from robust.data.rows import FAKE, REAL, VideoRow, make_row
 from robust.data.tree import FileTree, is_video
 
@@ -54,7 +55,7 @@ def _row(tree: FileTree, name: str, path: str, people: dict[str, list[str]] | No
         name=name_below(path, base),
         uri=tree.uri(path),
         label=FAKE if top == "fake" else REAL,
-        people=(people or {}).get(_key(path)) or [f"video:{_key(path)}"],
+        people=(people or {}).get(_key(path)) or [f"{OF_VIDEO}{_key(path)}"],
     )
 
 
