@@ -164,7 +164,7 @@ def take_over(config: Config, storage: Storage, plan: Plan) -> dict:
         UserError: the trial's checkpoint is gone.
     """
     if not storage.exists(f"{plan.takes}/{WEIGHTS}"):
-        raise UserError(f"tune.winner=checkpoint: {storage.uri(plan.takes)} is gone; set tune.winner=retrain and another run.name, or run jobs.tune again")
+        raise UserError(f"tune.winner=checkpoint: {storage.uri(plan.takes)} is gone; set tune.winner=retrain, or run jobs.tune again")
     winner = RunFolder(storage, config).result("tune")["winner"]
     filesystem, path = storage.arrow(plan.takes)
     return publish(config, storage, plan, Checkpoint(path, filesystem), {**winner, "epoch": winner["epochs"]})

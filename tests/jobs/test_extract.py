@@ -214,10 +214,10 @@ def test_shards_of_a_size_of_the_jobs_choice_are_the_same_after_a_kill_and_a_run
     config = config_of(small_set, tmp_path / "storage", videos_per_shard=64)
     chosen = config_of(small_set, tmp_path / "storage", videos_per_shard=None)
     storage = Storage.from_config(config.storage)
-    RunFolder(storage, config).open()
+    RunFolder(storage, config).open("extract")
     extract(config, storage)
     whole = objects(storage)
-    RunFolder(storage, chosen).open()
+    RunFolder(storage, chosen).open("extract")
     assert extract(chosen, storage)["extracted_now"] == 0
     lost = sorted(key for key in whole if key.endswith(".status.parquet"))[0]
     storage.delete(lost)
