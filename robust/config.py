@@ -154,8 +154,9 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    level: Literal["none", "weak", "geometric", "strong"] = Field(
-        "weak", description="weak: JPEG, noise, blur, flip; geometric: + shift, scale, rotation; strong: + colour"
+    level: Literal["none", "weak", "geometric", "strong", "heavy"] = Field(
+        "weak",
+        description="weak: JPEG, noise, blur, flip; geometric: + shift, scale, rotation; strong: + colour; heavy: + warps, light, parts covered",
     )
     jpeg_quality: tuple[int, int] = Field((60, 100), description="range of JPEG quality")
     jpeg_probability: Share = Field(0.5, description="share of crops compressed")

@@ -3,6 +3,7 @@
 weak:   JPEG compression, Gaussian noise, Gaussian blur, horizontal flip (the reference's, in the units of albumentations 2)
 geometric: weak, and shift, scale and rotation
 strong: geometric, and colour and grey (the reference's second set); it hides the colour seams of a face swap as well
+heavy:  strong, on crops whose shape, light and sharpness were changed and of which a part may be covered: for few people
 Each crop has its own seed, so that the result does not depend on the worker or the order.
 """
 from __future__ import annotations
@@ -33,7 +34,14 @@ def build_augmentation(config: AugmentConfig) -> Augmentation | None:
     ]
     colour = A.OneOf([A.RandomBrightnessContrast(), A.FancyPCA(), A.HueSaturationValue()], p=0.7)
     geometry = A.Affine(scale=(0.8, 1.2), translate_percent=(-0.1, 0.1), rotate=(-10, 10), border_mode=0, p=0.5)
-    levels = {"weak": weak, "geometric": [*weak, geometry], "strong": [*weak, colour, A.ToGray(p=0.2), geometry]}
+    shape = A.OneOf([A.GridDistortion(num_steps=4, distort_limit=0.25), A.Perspective(scale=(0.03, 0.1)),
+                     A.ElasticTransform(alpha=40, sigma=8)], p=0.7)
+    light = [A.RandomGamma(gamma_limit=(60, 160), p=0.5), A.RandomBrightnessContrast(0.3, 0.3, p=0.5),
+             A.RGBShift(25, 25, 25, p=0.4)]
+    soft = A.OneOf([A.Downscale(scale_range=(0.5, 0.9)), A.GaussianBlur(blur_limit=(3, 5))], p=0.3)
+    covered = A.CoarseDropout(num_holes_range=(1, 3), hole_height_range=(0.1, 0.35), hole_width_range=(0.1, 0.35), p=0.5)
+    strong = [*weak, colour, A.ToGray(p=0.2), geometry]
+    levels = {"weak": weak, "geometric": [*weak, geometry], "strong": strong, "heavy": [shape, *light, soft, covered, *strong]}
     pipeline = A.Compose(levels[config.level])
 
     def augment(image: np.ndarray, seed: int) -> np.ndarray:

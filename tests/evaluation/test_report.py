@@ -170,7 +170,7 @@ def test_chart_puts_shares_where_they_belong():
 def test_event_files_hold_the_figures_and_the_images(summary, tmp_path):
     write_tensorboard(tmp_path, summary, made_up_strips())
     events = EventAccumulator(str(tmp_path / "defended"), size_guidance={"scalars": 0, "images": 0}).Reload()
-    (point,) = [event for event in events.Scalars("fake_to_real/pgd/frame/all") if event.step == 5]
+    (point,) = [event for event in events.Scalars("fake_to_real/pgd/frame/all") if event.step == 50]
     assert point.value == pytest.approx(summary["headline"]["models"]["defended"]["value"])
     assert len(events.Scalars("robust_auc/fgsm/video/fine")) == 5
     assert {tag.split("/")[1] for tag in events.Tags()["images"]} == {"coarse", "blended", "fine"}
