@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -163,8 +163,7 @@ def many(folder: Path, count: int) -> dict:
     for name, videos in (("hundred", 100), ("many", count)):
         write_videos(folder / name, (small_clip(number % 8) for number in range(videos)))
         config = config_of(folder / f"{name}_run", folder / name, shard=OF_A_SHARD_OF_MANY)
-        shards = lambda config=config: len(list(Path(config.storage.uri, RUN, "faces").rglob("*.status.parquet")))  # noqa: E731
-        with memory_at(shards, videos // OF_A_SHARD_OF_MANY // 10) as memory:
+        with memory_at(Path(config.storage.uri, RUN, "faces"), videos // OF_A_SHARD_OF_MANY // 10) as memory:
             job = in_cluster(config)
         figures[name] = {**job, **memory}
         print(f"{videos} videos of one frame: {job['rate']:.1f} videos/s; driver {memory['tenth_mb']:.0f} MiB after a tenth, "
@@ -174,14 +173,14 @@ def many(folder: Path, count: int) -> dict:
 
 
 @contextmanager
-def memory_at(shards: Callable[[], int], tenth: int) -> Iterator[dict]:
-    """Fills in the resident MiB of this process when so many shards are there (`tenth_mb`), and the most from then on (`end_mb`)."""
+def memory_at(faces: Path, tenth: int) -> Iterator[dict]:
+    """Fills in the resident MiB of this process when so many shards lie there (`tenth_mb`), and the most from then on (`end_mb`)."""
     told, done, process = {"tenth_mb": 0.0, "end_mb": 0.0}, threading.Event(), psutil.Process()
 
     def watch() -> None:
         while not done.wait(0.5):
             resident = process.memory_info().rss / 2**20
-            if not told["tenth_mb"] and shards() >= tenth:
+            if not told["tenth_mb"] and len(list(faces.rglob("*.status.parquet"))) >= tenth:
                 told["tenth_mb"] = resident
             if told["tenth_mb"]:
                 told["end_mb"] = max(told["end_mb"], resident)

@@ -30,7 +30,7 @@ from jobs.cli import run_job
 from jobs.codec_tasks import measure_codecs, shared_attacks
 from jobs.corruption_tasks import measure_corruptions
 from jobs.export_tasks import export_examples
-from jobs.gallery_task import gates_cell, headline_cell, make_gallery
+from jobs.gallery_task import headline_cell, make_gallery
 from jobs.gate_tasks import run_gate_tasks
 from jobs.run_folder import RunFolder
 from jobs.smoothing_tasks import measure_smoothing
@@ -148,7 +148,7 @@ def run_gates(
     """The gates of every model, those without a kept outcome as one task each; empty if they are switched off."""
     if not config.evaluate.gates.enabled:
         return []
-    return gate_tasks.read_or_run(config, storage, candidates, status, gates_cell(config, cells), split=SPLIT,
+    return gate_tasks.read_or_run(config, storage, candidates, status, gate_tasks.gates_cell(config, cells), split=SPLIT,
                                   run=functools.partial(run_gate_tasks, config, storage))
 
 

@@ -26,18 +26,6 @@ def headline_cell(config: Config, cells: list[Cell]) -> Cell:
     return of_epsilon[next(name for name in (attack, *WITH_GRADIENTS, *of_epsilon) if name in of_epsilon)]
 
 
-def gates_cell(config: Config, cells: list[Cell]) -> Cell:
-    """The attack whose epsilon, steps and restarts the gates' own PGD gets.
-
-    Where the headline's takes no gradient steps, or others than PGD's (the queries of Square, views of EOT), another one
-    of the suite; a suite without one gets the 20 steps of `quick`.
-    """
-    cell = headline_cell(config, cells)
-    others = {other.attack: other for other in cells if other.epsilon == cell.epsilon}
-    chosen = next((others[name] for name in (cell.attack, *WITH_GRADIENTS) if name in WITH_GRADIENTS and name in others), None)
-    return chosen or dataclasses.replace(cell, attack="pgd", steps=20, restarts=1, samples=1, surrogates=())
-
-
 def gallery_task(config: Config, storage: Storage, candidate: Candidate, cell: Cell, shown: list[tuple]) -> list[tuple]:
     """(clean, perturbed, difference) pictures of some crops, given as (block, video_id, frame_index, label)."""
     device = device_of(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import ray
 
 from jobs.candidates import Candidate, load_model
+from jobs.gallery_task import WITH_GRADIENTS, headline_cell
 from jobs.room import require_room
 from jobs.task_pool import device_of, remote
 from robust.config import Config
@@ -16,6 +18,20 @@ from robust.evaluation import credibility
 from robust.evaluation.attack_block import Cell
 from robust.evaluation.credibility import Sample
 from robust.storage import Storage
+
+
+def gates_cell(config: Config, cells: list[Cell]) -> Cell:
+    """The attack whose epsilon, steps and restarts the gates' own PGD gets.
+
+    Where the headline's takes no gradient steps, or others than PGD's (the queries of Square, views of EOT), another one
+    of the suite; a suite without one gets the 20 steps of `quick`.
+    """
+    cell = headline_cell(config, cells)
+    of_epsilon = {other.attack: other for other in cells if other.epsilon == cell.epsilon}
+    if cell.attack in WITH_GRADIENTS:
+        return cell
+    like_pgd = dataclasses.replace(cell, attack="pgd", steps=20, restarts=1, samples=1, surrogates=())
+    return next((of_epsilon[name] for name in WITH_GRADIENTS if name in of_epsilon), like_pgd)
 
 
 def gates_key(config: Config, sha256: str, sample: Sample, cell: Cell) -> str:

@@ -285,6 +285,7 @@ def test_what_is_rendered_is_right_also_when_read_back_from_disk(rendered, kind,
             "train.workers: 5 x (1 CPU, 1 GPU) do not fit: the groups of cluster.deploy have room for 4",
         ),
         ("slurm", ["tune.gpus_per_trial=2"], "tune (one trial): 1 x (1 CPU, 2 GPU) do not fit"),
+        *((kind, ["cluster.tls=true"], "cluster.tls: True: not with `ray up`") for kind in ("aws", "gcp")),
     ],
 )
 def test_a_wrong_description_is_told_by_its_key(kind, overrides, told, tmp_path, capsys):

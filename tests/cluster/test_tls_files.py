@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_render import FILLED_IN, ROOT, described, documents, drop, put, replaced
+from test_render import ROOT, described, documents, drop, put, replaced
 
 from cluster import render
 from cluster.check import problems_of
@@ -53,23 +53,6 @@ def test_no_file_holds_a_key_or_a_certificate(rendered):
     for files in rendered.values():
         for name, text in files.items():
             assert not KEYS.search(text) and "-----BEGIN" not in text, name
-
-
-@pytest.mark.parametrize("kind", ["aws", "gcp"])
-def test_where_it_cannot_be_had_it_is_refused_and_not_passed_over(kind, tmp_path, capsys):
-    arguments = [
-        kind,
-        "--config",
-        str(ROOT / "ray_config.yaml"),
-        "--output",
-        str(tmp_path / "out"),
-        *FILLED_IN[kind],
-        "cluster.tls=true",
-        "storage.uri=s3://lab-bucket/runs",
-        "cluster.deploy.image=registry.example.com/lab/robust",
-    ]
-    assert render.main(arguments) == 2
-    assert "cluster.tls: True: not with `ray up`" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_slurm_job_that_outlives_its_certificate_is_refused():

@@ -296,7 +296,7 @@ def test_the_gates_take_the_budget_of_a_gradient_attack(folder):
 
     def budget_of(headline, **attacks):
         config = config_of(folder, suites={"tiny": attacks}, headline=[headline, 4])
-        cell = job.gates_cell(config, attack_block.cells(config.evaluate))
+        cell = gate_tasks.gates_cell(config, attack_block.cells(config.evaluate))
         return cell.attack, cell.epsilon, cell.steps, cell.restarts, cell.samples
 
     assert budget_of("square", **suite) == budget_of("eot", **suite) == budget_of("worst", **suite) == ("apgd", 4, 40, 5, 1)
