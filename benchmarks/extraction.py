@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import sys
 import tempfile
 import threading
@@ -28,7 +29,6 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-import psutil
 
 from benchmarks.extraction_loop import Floor, loop_seconds, measure_floor
 from cluster.local import LocalCluster
@@ -175,11 +175,11 @@ def many(folder: Path, count: int) -> dict:
 @contextmanager
 def memory_at(faces: Path, tenth: int) -> Iterator[dict]:
     """Fills in the resident MiB of this process when so many shards lie there (`tenth_mb`), and the most from then on (`end_mb`)."""
-    told, done, process = {"tenth_mb": 0.0, "end_mb": 0.0}, threading.Event(), psutil.Process()
+    told, done = {"tenth_mb": 0.0, "end_mb": 0.0}, threading.Event()
 
     def watch() -> None:
         while not done.wait(0.5):
-            resident = process.memory_info().rss / 2**20
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
             if not told["tenth_mb"] and len(list(faces.rglob("*.status.parquet"))) >= tenth:
                 told["tenth_mb"] = resident
             if told["tenth_mb"]:
