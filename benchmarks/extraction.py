@@ -1,7 +1,9 @@
 """jobs.extract: videos a second, beside the loop that people write, beside its own floor, on two nodes, and on many videos.
 
-    python -m benchmarks.extraction [--parts speed nodes many] [--videos 32] [--many 10000] [--out FILE]
+    python -m benchmarks.extraction [--parts work speed nodes many] [--videos 32] [--many 10000] [--out FILE]
 
+work: seconds of CPU a video in one thread, of the loop below and of what the job does, decoding and detecting; they tell something
+on a busy machine too. No bar.
 speed: a clip of ten seconds at 1280 x 720 (H.264, 30 frames a second, made larger from a clip of one person), 25 frames of
 each copy, two cores. The loop reads it frame by frame with OpenCV and shows facenet-pytorch's MTCNN one frame at a time
 (benchmarks/extraction_loop.py); the job has two actors, with MTCNN and with RetinaFace. The floor is what decoding alone
@@ -16,8 +18,10 @@ code is 1 if a bar is missed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import mmap
+import statistics
 import sys
 import tempfile
 import threading
@@ -31,7 +35,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.extraction_loop import Floor, loop_seconds, measure_floor
+from benchmarks.extraction_loop import Floor, loop_seconds, loop_work, measure_floor, measure_work
 from cluster.local import LocalCluster
 from jobs.extract import extract
 from robust.config import Config
@@ -103,6 +107,24 @@ def run_job(config: Config) -> dict:
 def in_cluster(config: Config) -> dict:
     with LocalCluster(config):
         return run_job(config)
+
+
+# ---------------------------------------------------------------------------------------------------- work
+
+
+def work(folder: Path) -> dict:
+    """CPU time; the median of TURNS."""
+    paths = write_videos(folder / "videos", iter([clip()]))
+    loop = statistics.median(loop_work(paths, folder / "loop", frames=FRAMES) for _ in range(TURNS))
+    print(f"loop: {loop:.2f} s of CPU a video", flush=True)
+    figures: dict = {"loop": loop, "ratios": {}}
+    for detector in ("mtcnn", "retinaface"):
+        turns = [measure_work(config_of(folder / detector, folder / "videos", detector=detector), paths) for _ in range(TURNS)]
+        one = sorted(turns, key=lambda turn: turn.decode_s + turn.detect_s)[TURNS // 2]
+        figures[detector] = dataclasses.asdict(one)
+        print(f"{detector}: decode {one.decode_s:.2f} s, detect, crop and encode {one.detect_s:.2f} s of CPU a video; the loop takes "
+              f"{loop / (one.decode_s + one.detect_s):.2f} times as much", flush=True)
+    return figures
 
 
 # ---------------------------------------------------------------------------------------------------- speed
@@ -209,7 +231,7 @@ def missed(figures: dict) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=("speed", "nodes", "many"), default=["speed", "nodes", "many"])
+    parser.add_argument("--parts", nargs="+", choices=("work", "speed", "nodes", "many"), default=["work", "speed", "nodes", "many"])
     parser.add_argument("--videos", type=int, default=32, help="of 720p, a multiple of four")
     parser.add_argument("--many", type=int, default=10_000, help="videos of one frame")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -217,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = {}
     for part in arguments.parts:
         with tempfile.TemporaryDirectory(prefix="extraction-") as folder:
-            figures[part] = {"speed": lambda at: speed(at, arguments.videos), "nodes": lambda at: nodes(at, arguments.videos),
+            figures[part] = {"work": work, "speed": lambda at: speed(at, arguments.videos), "nodes": lambda at: nodes(at, arguments.videos),
                              "many": lambda at: many(at, arguments.many)}[part](Path(folder))
     for part in figures.values():
         for name, ratio in part["ratios"].items():
