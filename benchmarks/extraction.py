@@ -1,13 +1,15 @@
 """jobs.extract: videos a second, beside the loop that people write, beside its own floor, on two nodes, and on many videos.
 
-    python -m benchmarks.extraction [--parts speed nodes many] [--videos 32] [--many 10000] [--out FILE]
+    python -m benchmarks.extraction [--parts work speed nodes many] [--videos 32] [--many 10000] [--out FILE]
 
+work: seconds of CPU a video in one thread, of the loop below and of what the job does, decoding and detecting; they tell something
+on a busy machine too. No bar.
 speed: a clip of ten seconds at 1280 x 720 (H.264, 30 frames a second, made larger from a clip of one person), 25 frames of
 each copy, two cores. The loop reads it frame by frame with OpenCV and shows facenet-pytorch's MTCNN one frame at a time
 (benchmarks/extraction_loop.py); the job has two actors, with MTCNN and with RetinaFace. The floor is what decoding alone
 and detecting, cropping and encoding alone take, in two processes at once.
 nodes: the same job on one and on two simulated nodes of one CPU each.
-many: videos of a single small frame, 100 of them and then --many; peak memory of the driver at a tenth and at the end.
+many: videos of a single small frame, 100 of them three times and then --many; peak memory of the driver at a tenth and at the end.
 
 Rates of the job are from its first shard to its last: the start of Ray and of the actors is left out, and told. The exit
 code is 1 if a bar is missed.
@@ -16,7 +18,10 @@ code is 1 if a bar is missed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import mmap
+import statistics
 import sys
 import tempfile
 import threading
@@ -28,9 +33,9 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-import psutil
+import pyarrow.parquet as pq
 
-from benchmarks.extraction_loop import Floor, loop_seconds, measure_floor
+from benchmarks.extraction_loop import Floor, loop_seconds, loop_work, measure_floor, measure_work
 from cluster.local import LocalCluster
 from jobs.extract import extract
 from robust.config import Config
@@ -42,6 +47,8 @@ from robust.storage import Storage
 RUN, FRAMES, FPS, SIZE = "bench", 25, 30, (1280, 720)
 OF_A_SHARD, OF_A_SHARD_OF_MANY = 4, 20
 LOOP_VIDEOS = 4
+TURNS = 3
+"""Of a hundred small videos, which take a few seconds."""
 BARS = {"loop / mtcnn": 4.0, "loop / retinaface": 6.0, "floor / mtcnn": 0.85, "floor / retinaface": 0.85,
         "two nodes / one": 1.85, "many / hundred": 0.8}
 MEMORY_BAR = 1.1
@@ -89,16 +96,35 @@ def run_job(config: Config) -> dict:
     began = time.time()
     result = extract(config, storage)
     ended = time.time()
-    tables = sorted(path.stat().st_mtime for path in Path(config.storage.uri, RUN, "faces").rglob("*.status.parquet"))
-    later = result["videos"] - config.extract.videos_per_shard
+    tables = sorted(Path(config.storage.uri, RUN, "faces").rglob("*.status.parquet"), key=lambda path: path.stat().st_mtime)
+    first, last = (tables[place].stat().st_mtime for place in (0, -1))
+    later = result["videos"] - pq.read_metadata(tables[0]).num_rows
     not_ok = len(result["not_ok"])
     return {"videos": result["videos"], "faces": result["faces"], "not_ok": not_ok, "job_s": ended - began,
-            "first_shard_s": tables[0] - began, "rate": later / (tables[-1] - tables[0])}
+            "first_shard_s": first - began, "rate": later / (last - first)}
 
 
 def in_cluster(config: Config) -> dict:
     with LocalCluster(config):
         return run_job(config)
+
+
+# ---------------------------------------------------------------------------------------------------- work
+
+
+def work(folder: Path) -> dict:
+    """CPU time; the median of TURNS."""
+    paths = write_videos(folder / "videos", iter([clip()]))
+    loop = statistics.median(loop_work(paths, folder / "loop", frames=FRAMES) for _ in range(TURNS))
+    print(f"loop: {loop:.2f} s of CPU a video", flush=True)
+    figures: dict = {"loop": loop, "ratios": {}}
+    for detector in ("mtcnn", "retinaface"):
+        turns = [measure_work(config_of(folder / detector, folder / "videos", detector=detector), paths) for _ in range(TURNS)]
+        one = sorted(turns, key=lambda turn: turn.decode_s + turn.detect_s)[TURNS // 2]
+        figures[detector] = dataclasses.asdict(one)
+        print(f"{detector}: decode {one.decode_s:.2f} s, detect, crop and encode {one.detect_s:.2f} s of CPU a video; the loop takes "
+              f"{loop / (one.decode_s + one.detect_s):.2f} times as much", flush=True)
+    return figures
 
 
 # ---------------------------------------------------------------------------------------------------- speed
@@ -159,27 +185,29 @@ def nodes(folder: Path, videos: int) -> dict:
 
 
 def many(folder: Path, count: int) -> dict:
-    figures = {}
     for name, videos in (("hundred", 100), ("many", count)):
         write_videos(folder / name, (small_clip(number % 8) for number in range(videos)))
-        config = config_of(folder / f"{name}_run", folder / name, shard=OF_A_SHARD_OF_MANY)
-        with memory_at(Path(config.storage.uri, RUN, "faces"), videos // OF_A_SHARD_OF_MANY // 10) as memory:
-            job = in_cluster(config)
-        figures[name] = {**job, **memory}
-        print(f"{videos} videos of one frame: {job['rate']:.1f} videos/s; driver {memory['tenth_mb']:.0f} MiB after a tenth, "
-              f"{memory['end_mb']:.0f} MiB at the end", flush=True)
-    grown = figures["many"]["end_mb"] / figures["many"]["tenth_mb"]
-    return {**figures, "memory_grown": grown, "ratios": {"many / hundred": figures["many"]["rate"] / figures["hundred"]["rate"]}}
+    short = [config_of(folder / f"hundred_run{turn}", folder / "hundred", shard=OF_A_SHARD_OF_MANY) for turn in range(TURNS)]
+    long = config_of(folder / "many_run", folder / "many", shard=OF_A_SHARD_OF_MANY)
+    with LocalCluster(long):
+        hundred = sorted(map(run_job, short), key=lambda job: job["rate"])[TURNS // 2]
+        print(f"100 videos of one frame: {hundred['rate']:.1f} videos/s, the median of {TURNS}", flush=True)
+        with memory_at(Path(long.storage.uri, RUN, "faces"), count // OF_A_SHARD_OF_MANY // 10) as memory:
+            job = run_job(long)
+    print(f"{count} videos of one frame: {job['rate']:.1f} videos/s; driver {memory['tenth_mb']:.0f} MiB after a tenth, "
+          f"{memory['end_mb']:.0f} MiB at the end", flush=True)
+    return {"hundred": hundred, "many": {**job, **memory}, "memory_grown": memory["end_mb"] / memory["tenth_mb"],
+            "ratios": {"many / hundred": job["rate"] / hundred["rate"]}}
 
 
 @contextmanager
 def memory_at(faces: Path, tenth: int) -> Iterator[dict]:
     """Fills in the resident MiB of this process when so many shards lie there (`tenth_mb`), and the most from then on (`end_mb`)."""
-    told, done, process = {"tenth_mb": 0.0, "end_mb": 0.0}, threading.Event(), psutil.Process()
+    told, done = {"tenth_mb": 0.0, "end_mb": 0.0}, threading.Event()
 
     def watch() -> None:
         while not done.wait(0.5):
-            resident = process.memory_info().rss / 2**20
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 2**20
             if not told["tenth_mb"] and len(list(faces.rglob("*.status.parquet"))) >= tenth:
                 told["tenth_mb"] = resident
             if told["tenth_mb"]:
@@ -203,7 +231,7 @@ def missed(figures: dict) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction", description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=("speed", "nodes", "many"), default=["speed", "nodes", "many"])
+    parser.add_argument("--parts", nargs="+", choices=("work", "speed", "nodes", "many"), default=["work", "speed", "nodes", "many"])
     parser.add_argument("--videos", type=int, default=32, help="of 720p, a multiple of four")
     parser.add_argument("--many", type=int, default=10_000, help="videos of one frame")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -211,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     figures = {}
     for part in arguments.parts:
         with tempfile.TemporaryDirectory(prefix="extraction-") as folder:
-            figures[part] = {"speed": lambda at: speed(at, arguments.videos), "nodes": lambda at: nodes(at, arguments.videos),
+            figures[part] = {"work": work, "speed": lambda at: speed(at, arguments.videos), "nodes": lambda at: nodes(at, arguments.videos),
                              "many": lambda at: many(at, arguments.many)}[part](Path(folder))
     for part in figures.values():
         for name, ratio in part["ratios"].items():

@@ -1,11 +1,11 @@
 """Extraction under kill -9 at random moments, compared byte for byte with one that nobody disturbed.
 
-    python -m benchmarks.extraction_kills [--kills 20] [--videos 12] [--seed 0] [--out FILE]
+    python -m benchmarks.extraction_kills [--kills 20] [--faulty 0.05] [--videos 12] [--seed 0] [--out FILE]
 
 All of it is real: `python -m jobs.extract` as a process on its own local Ray, videos of a real face in a real S3 server
-(SeaweedFS), where the shards go too. At each random moment one of these is killed: the driver, the raylet (with it the
-node's workers), a worker, its decoding process, the detector's actor, the S3 server (which comes back after a second). A job
-that dies is started again until it ends well; one that ends while kills are left is followed by another round under a new
+(SeaweedFS), where the shards go too, behind a proxy that from then on answers a share of all requests with 503 or resets their
+connection. At each random moment one of these is killed: the driver, the raylet (with it the node's workers), a worker, its
+decoding process, the detector's actor, the S3 server (which comes back after a second). A job that dies is started again until it ends well; one that ends while kills are left is followed by another round under a new
 run name. One machine, so a node is lost together with the cluster; the moments are drawn with a fixed seed, what they hit
 depends on the machine's speed.
 """
@@ -40,9 +40,14 @@ from robust.data.h264 import encode_h264
 from robust.data.shards import read_committed, read_status
 from robust.data.video import read_frames
 from robust.storage import Storage
+from tests.object_stores.fault_proxy import FaultProxy, share
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("driver", "raylet", "worker", "decoder", "actor", "s3")
+ENDPOINT = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+FAULTS = ("slow_down", "reset")
+FAULTY = 0.05
+"""Share of all requests that one of FAULTS befalls."""
 MIN_VIDEOS = 12
 S3_AWAY_S = 1.0
 JOB_LIMIT_S = 1800.0
@@ -187,8 +192,9 @@ def objects(storage: Storage, run: str) -> dict[str, bytes]:
 
 @contextmanager
 def bench(folder: Path, *, videos: int):
-    """An S3 server with videos: yields (server, storage, settings of a run by its name)."""
-    with S3Server(folder / "s3", bucket="kills") as server, environment({**server.environment, "OMP_NUM_THREADS": "1"}):
+    """An S3 server with videos, behind a proxy: yields (server, proxy, storage, settings of a run by its name)."""
+    with (S3Server(folder / "s3", bucket="kills") as server, FaultProxy(server.endpoint_url) as proxy,
+          environment({**server.environment, **dict.fromkeys(ENDPOINT, proxy.url), "OMP_NUM_THREADS": "1"})):
         uri = "s3://kills/runs"
         write_videos(Storage.from_config(config_of("x", "s3://kills", "v", folder).storage), "videos", videos)
 
@@ -197,7 +203,7 @@ def bench(folder: Path, *, videos: int):
             path.write_text(dump_yaml(config_of(run, uri, "s3://kills/videos", folder / "out")))
             return path
 
-        yield server, Storage.from_config(config_of("x", uri, "v", folder).storage), settings
+        yield server, proxy, Storage.from_config(config_of("x", uri, "v", folder).storage), settings
 
 
 def compare(storage: Storage, run: str, expected: dict[str, bytes]) -> str:
@@ -210,10 +216,10 @@ def compare(storage: Storage, run: str, expected: dict[str, bytes]) -> str:
     return "" if rows == len(read_status(storage, run)) else f"{run}: {rows} rows, more than one for some video"
 
 
-def measure(folder: Path, *, kills: int, videos: int, seed: int) -> dict:
+def measure(folder: Path, *, kills: int, faulty: float, videos: int, seed: int) -> dict:
     """Rounds of disturbed extractions until all kills are spent."""
     log = folder / "jobs.log"
-    with bench(folder, videos=videos) as (server, storage, settings):
+    with bench(folder, videos=videos) as (server, proxy, storage, settings):
         job = Job(settings("undisturbed"), log)
         try:
             job.wait_for_workers()
@@ -224,6 +230,7 @@ def measure(folder: Path, *, kills: int, videos: int, seed: int) -> dict:
             job.stop()
         working_s, total_s = time.monotonic() - began, time.monotonic() - job.began
         expected = objects(storage, "undisturbed")
+        proxy.choose, before_faults = share(faulty, FAULTS), len(proxy.seen)
         plan = Kills(kills, working_s, random.Random(seed))
         print(f"undisturbed: {len(expected)} objects, {total_s:.0f} s ({working_s:.0f} s of them with workers)", flush=True)
         rounds, problems, began = [], [], time.monotonic()
@@ -235,13 +242,16 @@ def measure(folder: Path, *, kills: int, videos: int, seed: int) -> dict:
             rounds.append({"killed": plan.done[before:], "jobs": started, "equal": not problem})
             print(f"{run}: killed {', '.join(plan.done[before:]) or 'nothing'}; jobs {started}; "
                   f"{problem or 'equal byte for byte'}", flush=True)
+        faults = [request.fault is not None for request in proxy.seen[before_faults:]]
         return {"videos": videos, "seed": seed, "kills": dict(Counter(plan.done)), "rounds": rounds, "problems": problems,
+                "requests": len(faults), "failed_requests": sum(faults),
                 "objects": len(expected), "undisturbed_s": round(total_s, 1), "disturbed_s": round(time.monotonic() - began, 1)}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction_kills", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--faulty", type=float, default=FAULTY, help="share of all requests that are answered 503 or reset")
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
@@ -250,11 +260,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--videos is {arguments.videos}; the three splits need {MIN_VIDEOS}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the job under way is stopped, too
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        result = measure(Path(folder), kills=arguments.kills, videos=arguments.videos, seed=arguments.seed)
+        result = measure(Path(folder), kills=arguments.kills, faulty=arguments.faulty, videos=arguments.videos,
+                         seed=arguments.seed)
     killed = ", ".join(f"{name} {count}" for name, count in sorted(result["kills"].items()))
     outcome = "; ".join(result["problems"]) or "all equal to the undisturbed one, byte for byte"
-    print(f"{sum(result['kills'].values())} kills ({killed}) in {len(result['rounds'])} extractions of {result['videos']} "
-          f"videos: {outcome}")
+    print(f"{sum(result['kills'].values())} kills ({killed}) and {result['failed_requests']} of {result['requests']} requests failed, in "
+          f"{len(result['rounds'])} extractions of {result['videos']} videos: {outcome}")
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     return 1 if result["problems"] else 0

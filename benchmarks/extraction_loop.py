@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,15 +34,30 @@ def loop_seconds(paths: Sequence[Path], folder: Path, *, frames: int) -> float:
         return pool.apply(_loop, ([str(path) for path in paths], str(folder), frames))
 
 
-def _loop(paths: Sequence[str], folder: str, frames: int) -> float:
-    """OpenCV frame by frame from the first to the last, MTCNN one frame at a time, a crop of the first face as PNG."""
+def loop_work(paths: Sequence[Path], folder: Path, *, frames: int) -> float:
+    """Seconds of CPU of the loop over these videos in one thread."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_loop, ([str(path) for path in paths], str(folder), frames, 1))
+
+
+def _loop(paths: Sequence[str], folder: str, frames: int, threads: int | None = None) -> float:
+    """OpenCV frame by frame from the first to the last, MTCNN one frame at a time, a crop of the first face as PNG.
+
+    Returns:
+        Seconds; where `threads` are given, of CPU time.
+    """
     import cv2
     import numpy as np
+    import torch
     from facenet_pytorch import MTCNN
 
+    clock = time.process_time if threads else time.perf_counter
+    if threads:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
     Path(folder).mkdir(parents=True, exist_ok=True)
     detector = MTCNN(keep_all=True)
-    began = time.perf_counter()
+    began = clock()
     for number, path in enumerate(paths):
         video = cv2.VideoCapture(path)
         wanted = set(np.linspace(0, video.get(cv2.CAP_PROP_FRAME_COUNT) - 1, frames).round().astype(int).tolist())
@@ -57,23 +73,35 @@ def _loop(paths: Sequence[str], folder: str, frames: int) -> float:
                     cv2.imwrite(f"{folder}/{number}_{index}.png", face)
             index += 1
         video.release()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def measure_floor(config: Config, paths: Sequence[Path]) -> Floor:
     """Two processes, each of one thread, decode all videos, then detect, crop and encode all; the mean of both."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        halves = pool.starmap(_halves, [(config.model_dump(mode="json"), [str(path) for path in paths])] * 2, chunksize=1)
+        halves = pool.starmap(_halves, [(config.model_dump(mode="json"), [str(path) for path in paths], False)] * 2, chunksize=1)
     return Floor(*(sum(half[place] for half in halves) / 2 for place in (0, 1)))
 
 
-def _halves(config: dict, paths: Sequence[str]) -> tuple[float, float]:
+def measure_work(config: Config, paths: Sequence[Path]) -> Floor:
+    """The same in one process, in seconds of CPU, which depend little on what else runs on the machine."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return Floor(*pool.apply(_halves, (config.model_dump(mode="json"), [str(path) for path in paths], True)))
+
+
+def cpu_s(other: int) -> float:
+    """Seconds of CPU of this process and another one so far."""
+    ticks = Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return time.process_time() + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def _halves(config: dict, paths: Sequence[str], of_cpu: bool) -> tuple[float, float]:
     """Seconds a video of decoding, and of what follows."""
     import cv2
     import torch
 
     from robust.config_file import parse
-    from robust.data.decoder_process import DecodeLimits
+    from robust.data.decoder_process import DecodeLimits, shared_decoder
     from robust.data.extraction import decode_source, faces_of
     from robust.data.faces import build_detector
     from robust.data.rows import VideoRow
@@ -91,10 +119,14 @@ def _halves(config: dict, paths: Sequence[str]) -> tuple[float, float]:
 
     decoded, source = decode(rows[0])  # the decoding process starts with the first, and the detector warms up
     faces_of(rows[0], decoded, settings, detector, source=source, fingerprint="f")
-    began = time.perf_counter()
+
+    def clock() -> float:
+        return cpu_s(shared_decoder(limits).pid) if of_cpu else time.perf_counter()
+
+    began = clock()
     videos = [decode(row) for row in rows]
-    middle = time.perf_counter()
+    middle = clock()
     for row, (decoded, source) in zip(rows, videos, strict=True):
         faces_of(row, decoded, settings, detector, source=source, fingerprint="f")
-    ended = time.perf_counter()
+    ended = clock()
     return (middle - began) / len(rows), (ended - middle) / len(rows)

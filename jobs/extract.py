@@ -26,6 +26,7 @@ from jobs.cli import Variant, run_job
 from jobs.demo_data import make_demo_data
 from jobs.extract_sheet import keep_sheet
 from jobs.extract_stages import Decode, DecodeAndDetect, Detect, Write, plan_table, rows_of_a_shard
+from jobs.extract_tally import Watch
 from jobs.progress import Progress
 from jobs.room import require_room
 from jobs.video_tasks import tasks_of, videos_of_a_task
@@ -126,20 +127,20 @@ def run_pipeline(plans: Sequence[ShardPlan], config: Config, storage: Storage, s
     per_shard = rows_of_a_shard(plans, most=videos_of_a_shard(config.extract))
     most = videos_of_a_task(total, sum(cpus for cpus, _ in nodes), limit=VIDEOS_OF_A_TASK)
     tasks = tasks_of(plan_table(plans, per_shard), videos_per_shard=per_shard, most=most)
-    with data_context(), Progress("extract", total=total, unit="videos",
-                                  observe=telemetry.progress_of(config, "extract")) as progress:
+    watch = Watch(config.run.name, sum(cpus for cpus, _ in nodes))
+    tell = watch.teller
+    with data_context(), Progress("extract", total=total, unit="videos", poll=watch.poll,
+                                  observe=telemetry.progress_of(config, "extract")):
         videos = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-        crops = pool.work(videos, actors, decode=Decode(config.extract, config.storage),
-                          whole=(DecodeAndDetect, (config.extract, config.storage, settings, pool.threads)),
-                          rest=(Detect, (config.extract, settings, pool.threads)))
-        written = crops.map_batches(Write(storage, config.run.name), batch_size=per_shard, batch_format="pyarrow",
+        crops = pool.work(videos, actors, decode=Decode(config.extract, config.storage, tell),
+                          whole=(DecodeAndDetect, (config.extract, config.storage, settings, pool.threads, tell)),
+                          rest=(Detect, (config.extract, settings, pool.threads, tell)))
+        written = crops.map_batches(Write(storage, config.run.name, tell), batch_size=per_shard, batch_format="pyarrow",
                                     zero_copy_batch=True, num_cpus=WRITE_CPUS)
-        faces = 0
         for statuses in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             found = sum(statuses.column("frames_found").to_pylist())
-            faces += found
             telemetry.videos_written(config.run.name, statuses.column("status").to_pylist(), found)
-            progress.advance(len(statuses), note=f"{faces} faces")
+            watch.written += len(statuses)
 
 
 def pool_of(config: Config) -> Pool:

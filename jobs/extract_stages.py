@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs import telemetry
+from jobs.extract_tally import DECODE, DETECT, WRITE, Teller
 from jobs.video_tasks import rows_of
 from robust.config import ExtractConfig, StorageConfig
 from robust.data.decoder_process import DecodeLimits, shared_decoder
@@ -89,13 +90,16 @@ def _row(plan: pa.Table) -> VideoRow | None:
 class Decode:
     """Tasks -> DECODED_SCHEMA, one video at a time: raw frames are large."""
 
-    def __init__(self, config: ExtractConfig, storage_config: StorageConfig):
-        self.config, self.storage_config = config, storage_config
+    def __init__(self, config: ExtractConfig, storage_config: StorageConfig, tell: Teller | None = None):
+        self.config, self.storage_config, self.tell = config, storage_config, tell or Teller()
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
         cv2.setNumThreads(1)
         for plan in rows_of(tasks):
-            yield with_frames(plan, self.decode(_row(plan)))
+            with self.tell.during(DECODE):
+                frames = self.decode(_row(plan))
+            yield with_frames(plan, frames)
+        self.tell.tell()
 
     def decode(self, row: VideoRow | None) -> dict:
         """The columns that decoding adds; none of them for a row that only fills a shard."""
@@ -155,12 +159,12 @@ def decoded_of(table: pa.Table) -> tuple[DecodedVideo, Source | None]:
 class Detect:
     """DECODED_SCHEMA -> CROPS_SCHEMA; the detector is loaded once an actor."""
 
-    def __init__(self, config: ExtractConfig, settings: str, threads: int = 1):
+    def __init__(self, config: ExtractConfig, settings: str, threads: int = 1, tell: Teller | None = None):
         import torch  # not above: decoding and writing do without, and start sooner
 
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
-        self.config, self.settings = config, settings
+        self.config, self.settings, self.tell = config, settings, tell or Teller()
         self.detector = build_detector(config, threads=threads)
 
     def __call__(self, videos: pa.Table) -> Iterator[pa.Table]:
@@ -168,6 +172,7 @@ class Detect:
             video = videos.slice(number, 1)
             row = _row(video)
             yield self.crops(video, row, *(decoded_of(video) if row else (None, None)))
+        self.tell.tell()
 
     def crops(
         self, plan: pa.Table, row: VideoRow | None, decoded: DecodedVideo | None, source: Source | None
@@ -175,7 +180,9 @@ class Detect:
         """CROPS_SCHEMA of one video; no status for a row that only fills a shard."""
         faces, status = [], None
         if row is not None:
-            faces, status = faces_of(row, decoded, self.config, self.detector, source=source, fingerprint=self.settings)
+            with self.tell.during(DETECT):
+                faces, status = faces_of(row, decoded, self.config, self.detector, source=source, fingerprint=self.settings)
+            self.tell.video(status)
         shard = {name: plan.column(name)[0].as_py() for name in ("shard", "shard_videos")}
         return pa.Table.from_pylist([{**shard, "faces": faces, "status": status}], schema=CROPS_SCHEMA)
 
@@ -183,9 +190,9 @@ class Detect:
 class DecodeAndDetect(Detect):
     """Tasks -> CROPS_SCHEMA in one process: without a GPU to feed, frames need not travel."""
 
-    def __init__(self, config: ExtractConfig, storage_config: StorageConfig, settings: str, threads: int = 1):
+    def __init__(self, config: ExtractConfig, storage_config: StorageConfig, settings: str, threads: int = 1, tell: Teller | None = None):
         shared_decoder(DecodeLimits.of(config)).start()  # it comes up while the detector is loaded
-        super().__init__(config, settings, threads)
+        super().__init__(config, settings, threads, tell)
         self.storage_config = storage_config
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:
@@ -193,9 +200,11 @@ class DecodeAndDetect(Detect):
             row, decoded, source = _row(plan), None, None
             if row is not None:
                 count = frames_wanted(row, self.config)
-                decoded, source = decode_source(row, count=count, storage_config=self.storage_config,
-                                                limits=DecodeLimits.of(self.config))
+                with self.tell.during(DECODE):
+                    decoded, source = decode_source(row, count=count, storage_config=self.storage_config,
+                                                    limits=DecodeLimits.of(self.config))
             yield self.crops(plan, row, decoded, source)
+        self.tell.tell()
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -204,10 +213,16 @@ class DecodeAndDetect(Detect):
 class Write:
     """CROPS_SCHEMA of exactly one shard -> its STATUS_SCHEMA rows, after both are in storage."""
 
-    def __init__(self, storage: Storage, run: str):
-        self.storage, self.run = storage, run
+    def __init__(self, storage: Storage, run: str, tell: Teller | None = None):
+        self.storage, self.run, self.tell = storage, run, tell or Teller()
 
     def __call__(self, videos: pa.Table) -> pa.Table:
+        with self.tell.during(WRITE):
+            statuses = self.write(videos)
+        self.tell.tell()
+        return statuses
+
+    def write(self, videos: pa.Table) -> pa.Table:
         videos = videos.filter(pc.is_valid(videos.column("status")))
         shard = only_shard(videos.column("shard").to_pylist(), expected=videos.column("shard_videos").to_pylist())
         faces = _table(pc.list_flatten(videos.column("faces")), FACE_SCHEMA)

@@ -228,6 +228,12 @@ def videos_written(run: str, statuses: Iterable[str], faces: int) -> None:
     add("extract_faces", faces, run=run)
 
 
+def stages_worked(run: str, seconds: Mapping[str, float]) -> None:
+    """Of stages of an extraction, in this process since it was told last."""
+    for stage, amount in seconds.items():
+        add("extract_seconds", amount, run=run, stage=stage)
+
+
 def evaluated(summary: Mapping) -> None:
     """The figures of a report: of videos, all kinds, at the attack and epsilon that it shows."""
     shown, run = summary["shown"], summary["run"]

@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 8, 7
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 HERE = 'run=~"$run"'
 RATE_UNITS = {"images": "images/s", "crops": "crops/s", "videos": "videos/s", "faces": "faces/s", "seconds": "none"}
-"""Grafana's units of a counter's rate; seconds a second are trials at work."""
+"""Grafana's units of a counter's rate; seconds a second are trials or processes at work."""
 RARE = ("events", "trials")
 """Counters of these are shown as sums: their rate would be nothing but zeros."""
 

@@ -80,6 +80,8 @@ METRICS = (
     Metric("validation_attack_success", "gauge", "share", MODEL, "Attacked validation fakes that are called real."),
     Metric("extract_videos", "counter", "videos", ("run", "status"), "Videos by ok, partial, no_face and unreadable."),
     Metric("extract_faces", "counter", "faces", ("run",), "Face crops written."),
+    Metric("extract_seconds", "counter", "seconds", STAGE,
+           "Work of decode, detect and write over all processes; its rate is how many are at work."),
     Metric("detect_videos", "counter", "videos", ("run", "verdict"), "Videos that jobs.detect_many has judged."),
     Metric("tune_trials", "counter", "trials", ("run",), "Trials of the search that have begun."),
     Metric("tune_seconds", "counter", "seconds", ("run",),

@@ -17,6 +17,7 @@ from jobs import extract_sheet, extract_verify
 from jobs.actor_pool import Pool
 from jobs.extract import extract, extract_and_remove_stale, pool_of
 from jobs.extract_stages import CROPS_SCHEMA, Decode, DecodeAndDetect, Detect, Write, plan_table, rows_of_a_shard
+from jobs.extract_tally import STAGES, Watch
 from jobs.run_folder import RunFolder
 from jobs.video_tasks import tasks_of
 from robust.config import Config, ExtractConfig, StorageConfig
@@ -81,7 +82,10 @@ def objects(storage: Storage) -> dict[str, bytes]:
 def test_every_file_ends_in_the_status_table_and_a_second_run_does_nothing(cluster, videos, tmp_path, monkeypatch):
     config = config_of(videos, tmp_path / "storage")
     storage = Storage.from_config(config.storage)
+    watches = []
+    monkeypatch.setattr(job, "Watch", lambda *arguments: watches.append(Watch(*arguments)) or watches[0])
     result = extract(config, storage)
+    require_watched(watches[0], result)
 
     status = {row["video_id"]: row for row in read_status(storage, "r").to_pylist()}
     assert len(status) == 2 * GOOD + 4 == result["videos"] == result["extracted_now"]
@@ -107,6 +111,18 @@ def test_every_file_ends_in_the_status_table_and_a_second_run_does_nothing(clust
     again = extract(config, storage)
     assert again["extracted_now"] == 0 and objects(storage) == before
     assert {**again, "extracted_now": 0, "summary": ""} == {**result, "extracted_now": 0, "summary": ""}
+
+
+def require_watched(watch, result):
+    """The figures of the progress line came from all stages, and outlive the actor that counts them."""
+    deadline = time.monotonic() + 60
+    while (watch.last.videos, watch.last.seconds.keys()) != (result["videos"], set(STAGES)) and time.monotonic() < deadline:
+        watch.poll()
+    assert watch.last.videos == result["videos"] and watch.last.faces == result["faces"]
+    assert sum(watch.last.not_ok.values()) == len(result["not_ok"]) and min(watch.last.seconds.values()) > 0
+    before = watch.last
+    ray.kill(watch.actor, no_restart=True)
+    assert watch.poll()[0] == result["videos"] and watch.last == before
 
 
 @pytest.mark.cluster

@@ -1,4 +1,5 @@
-"""jobs.extract under kill -9 of its parts, and two of it at once, on a real S3 server: the same bytes as an undisturbed run."""
+"""jobs.extract under kill -9 of its parts, and two of it at once, on a real S3 server of whose
+requests 5 % fail: the same bytes as an undisturbed run."""
 
 import random
 
@@ -6,6 +7,7 @@ import pytest
 
 from benchmarks import extraction_kills as benchmark
 from benchmarks.extraction_kills import JOB_LIMIT_S, Job, Kills
+from tests.object_stores.fault_proxy import share
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 
@@ -14,9 +16,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fault]
 def bench(tmp_path_factory):
     """(server, storage, settings of a run by its name, objects of an undisturbed run)."""
     folder = tmp_path_factory.mktemp("bench")
-    with benchmark.bench(folder, videos=12) as (server, storage, settings):
+    with benchmark.bench(folder, videos=12) as (server, proxy, storage, settings):
         run_to_its_end(Job(settings("undisturbed"), folder / "jobs.log"))
-        yield server, storage, settings, benchmark.objects(storage, "undisturbed")
+        expected = benchmark.objects(storage, "undisturbed")
+        proxy.choose = share(benchmark.FAULTY, benchmark.FAULTS)
+        yield server, storage, settings, expected
 
 
 def run_to_its_end(*jobs):

@@ -123,6 +123,9 @@ def test_progress_and_videos(told):
     telemetry.videos_written("a", ["ok", "no_face", "ok"], 7)
     assert told == {("extract_videos", "a", "ok"): 2, ("extract_videos", "a", "no_face"): 1, ("extract_faces", "a"): 7}
     told.clear()
+    telemetry.stages_worked("a", {"decode": 1.5, "detect": 2.0})
+    assert told == {("extract_seconds", "a", "decode"): 1.5, ("extract_seconds", "a", "detect"): 2.0}
+    told.clear()
     counts = telemetry.videos_judged("a", ["fake", "undecided", "fake"])
     assert told == {("detect_videos", "a", "fake"): 2, ("detect_videos", "a", "undecided"): 1} and (counts["fake"], counts["real"]) == (2, 0)
 
