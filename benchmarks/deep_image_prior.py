@@ -33,11 +33,12 @@ from robust.data.inputs import to_tensor
 from robust.defenses.deep_image_prior import PUBLISHED, QUICK, Prior, bpda, choose_stop, purify
 from robust.errors import UserError
 from robust.evaluation import metrics
+from robust.evaluation.comparators import rate
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 from robust.training.session import COLUMNS
 
-VALIDATION_CROPS, TEST_CROPS = 8, 16  # half of them fake
+VALIDATION_CROPS, TEST_CROPS = 16, 32  # half of them fake
 STEPS = 20  # of PGD on a detector alone
 ADAPTIVE_STEPS = 3  # through the prior, each of which fits it anew to every image
 TIMED_ITERATIONS = 2
@@ -168,7 +169,7 @@ def published_seconds(x: Tensor) -> float:
 
 
 def as_markdown(rows: Sequence[Row], facts: dict) -> str:
-    lines = [f"\n{rows[0].accuracy[1]} test crops, epsilon {facts['epsilon']:g} (0-255 units, Linf); % (count)\n",
+    lines = [f"\n{rows[0].accuracy[1]} test crops, epsilon {facts['epsilon']:g} (0-255 units, Linf); % (count) [95 %, exact]\n",
              "| detector | attack | right without attack | success, fake to real | right before and after | seconds an image |",
              "|---|---|---|---|---|---|"]
     for row in rows:
@@ -183,7 +184,10 @@ def as_markdown(rows: Sequence[Row], facts: dict) -> str:
 
 
 def _percent(counts: tuple[int, int]) -> str:
-    return f"{100 * counts[0] / counts[1]:.1f} ({counts[0]} of {counts[1]})" if counts[1] else "–"
+    if not counts[1]:
+        return "–"
+    figure = rate(counts)
+    return f"{100 * figure['value']:.1f} ({counts[0]} of {counts[1]}) [{100 * figure['low']:.1f}, {100 * figure['high']:.1f}]"
 
 
 if __name__ == "__main__":

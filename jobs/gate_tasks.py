@@ -12,6 +12,7 @@ import ray
 from jobs.candidates import Candidate, load_model
 from jobs.gallery_task import WITH_GRADIENTS, headline_cell
 from jobs.room import require_room
+from jobs.surrogates import load_surrogates, other_weights
 from jobs.task_pool import device_of, remote
 from robust.config import Config
 from robust.evaluation import credibility
@@ -50,9 +51,10 @@ def read_or_run(config: Config, storage: Storage, candidates: Sequence, status: 
     """
     sample = credibility.choose_sample(status, split=split, images=config.evaluate.gates.images,
                                        max_frames=config.evaluate.frames_per_video)
-    keys = {candidate: gates_key(config, candidate.sha256, sample, cell) for candidate in candidates}
+    cells = {candidate: dataclasses.replace(cell, surrogates=other_weights(candidate, candidates)) for candidate in candidates}
+    keys = {candidate: gates_key(config, candidate.sha256, sample, cells[candidate]) for candidate in candidates}
     missing = {key: candidate for candidate, key in keys.items() if not storage.exists(key)}  # equal weights: once
-    run([(candidate, sample, cell, key) for key, candidate in missing.items()])
+    run([(candidate, sample, cells[candidate], key, tuple(candidates)) for key, candidate in missing.items()])
     return [{"model": candidate.name, **gate} for candidate in candidates for gate in storage.read_json(keys[candidate])["gates"]]
 
 
@@ -63,13 +65,14 @@ def run_gate_tasks(config: Config, storage: Storage, jobs: Sequence[tuple]) -> N
         ray.get([remote(config, gates_task).remote(config, storage, *job) for job in jobs])
 
 
-def gates_task(config: Config, storage: Storage, candidate: Candidate, sample: Sample, cell: Cell, key: str) -> None:
-    """Runs the gates on one model and keeps their outcome."""
+def gates_task(config: Config, storage: Storage, candidate: Candidate, sample: Sample, cell: Cell, key: str,
+               candidates: Sequence[Candidate]) -> None:
+    """Runs the gates on one model and keeps their outcome; the cell names the weights of those that transfer is made on."""
     began = time.monotonic()
     device = device_of(config)
     model = load_model(candidate.storage, candidate.key, candidate.sha256, device)
     crops, pixels = credibility.read_sample(storage, config.run.name, sample, size=model.input_size)
     labels = crops.column("label").to_numpy()
     gates = credibility.gates_on_crops(model, pixels, labels, cell, seed=config.run.seed, card=candidate.card,
-                                       device=device)
+                                       device=device, surrogates=load_surrogates(cell, candidates, device))
     storage.write_json(key, {"gates": gates, "images": len(crops), "seconds": round(time.monotonic() - began, 1)})

@@ -28,8 +28,13 @@ def possible_cells(candidates: Sequence[Candidate], cells: Sequence[Cell]) -> tu
 
 def cells_of(target: Candidate, candidates: Sequence[Candidate], cells: Sequence[Cell]) -> list[Cell]:
     """The cells for one target; those of transfer name the weights of its surrogates, so their results depend on them."""
-    others = tuple(sorted({candidate.sha256 for candidate in candidates} - {target.sha256}))
+    others = other_weights(target, candidates)
     return [dataclasses.replace(cell, surrogates=others) if cell.attack in NEEDS_SURROGATES else cell for cell in cells]
+
+
+def other_weights(target: Candidate, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """SHA-256 of the weights of the others, sorted; those with the target's very weights do not count."""
+    return tuple(sorted({candidate.sha256 for candidate in candidates} - {target.sha256}))
 
 
 def load_surrogates(cell: Cell, candidates: Sequence[Candidate], device: str) -> list[nn.Module]:

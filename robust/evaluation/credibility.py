@@ -18,7 +18,7 @@ from robust.evaluation.attack_block import Cell, block_hash
 from robust.evaluation.blocks import VERSION as ATTACKS_VERSION
 from robust.evaluation.blocks import Block, plan_blocks, read_block
 
-VERSION = 1
+VERSION = 2
 """Raised when a gate or a threshold changes, so that no outcome of the old ones is taken for one of the new."""
 
 
@@ -85,7 +85,8 @@ def gates_name(sample: Sample, cell: Cell, *, model: str, seed: int) -> str:
 
 
 def gates_on_crops(
-    model: nn.Module, pixels: np.ndarray, labels: np.ndarray, cell: Cell, *, seed: int, card: Mapping, device: str = "cpu"
+    model: nn.Module, pixels: np.ndarray, labels: np.ndarray, cell: Cell, *, seed: int, card: Mapping, device: str = "cpu",
+    surrogates: Sequence[nn.Module] = (),
 ) -> list[dict]:
     """All gates on one model.
 
@@ -95,11 +96,12 @@ def gates_on_crops(
         labels: (n,) 1 = fake.
         cell: the attack of the headline: PGD with its epsilon, steps and restarts is what the gates judge.
         card: of the checkpoint; its `inputs` tell of the training images.
+        surrogates: other models, for images of this size; without one, nothing is said of transfer.
     """
     x = to_tensor(pixels).to(device, memory_format=torch.channels_last)
     y = torch.tensor(labels, device=device)
     budget = Budget(cell.epsilon, steps=cell.steps, restarts=cell.restarts, seed=seed)
-    return [gate.as_dict() for gate in run_gates(model, x, y, budget, training_inputs=card.get("inputs"))]
+    return [gate.as_dict() for gate in run_gates(model, x, y, budget, training_inputs=card.get("inputs"), surrogates=surrogates)]
 
 
 def judge(gates: Sequence[Mapping]) -> dict:

@@ -26,7 +26,7 @@ from gate_models import (
 )
 from torch import nn
 
-from robust.attacks.gates import GATES, PRECONDITIONS, Budget, run_gates
+from robust.attacks.gates import GATES, NEED_SURROGATES, PRECONDITIONS, Budget, run_gates
 from robust.attacks.gates.compare import allowed, gains_less, sampling_noise
 from robust.attacks.gates.evidence import Attacked, Evidence
 from robust.attacks.gates.planted import Features, plant
@@ -39,6 +39,7 @@ from robust.attacks.threat import Linf
 HONEST = [kind for kind in range(24) if kind not in (3, 5, 9, 19)]  # those did not learn their task
 EPSILONS = (0.5, 1, 2, 4, 8)
 NAMES = [gate.__name__ for gate in (*PRECONDITIONS, *GATES)]
+ALONE = [gate.__name__ for gate in (*PRECONDITIONS, *GATES) if gate not in NEED_SURROGATES]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def failed(model, x, y, budget, **more):
 
 
 @pytest.mark.parametrize("kind", HONEST)
-def test_honest_models_raise_no_alarm(sample, kind):
+def test_honest_models_raise_no_alarm(sample, net, trained_detector, kind):
     x, y = sample
-    outcomes = run_gates(honest(kind), x, y, Budget(EPSILONS[kind % len(EPSILONS)]))
+    outcomes = run_gates(honest(kind), x, y, Budget(EPSILONS[kind % len(EPSILONS)]), surrogates=[net, trained_detector])
     assert [gate for gate in outcomes if not gate.passed] == []
     assert [gate.name for gate in outcomes] == NAMES
     assert all(gate.measured and gate.remedy for gate in outcomes)
@@ -135,6 +136,20 @@ def test_a_gradient_that_hides_what_a_search_finds(sample):
     y = (model(x) > 0).long()
     assert failed(model, x, y, Budget(8)) == set()
     assert "white_box_beats_black_box" in failed(Rippled(model), x, y, Budget(8))
+
+
+def test_a_gradient_that_hides_what_another_model_shows(sample):
+    model, x = Brightness(), sample[0]
+    x = x[model(x).abs().argsort()[:24]]
+    y = (model(x) > 0).long()
+    assert failed(model, x, y, Budget(8), surrogates=[Rippled(model)]) == set()
+    assert "white_box_beats_transfer" in failed(Rippled(model), x, y, Budget(8), surrogates=[model])
+
+
+def test_without_another_model_nothing_is_said_of_transfer(sample, net):
+    assert [gate.name for gate in run_gates(net, *sample, Budget(4))] == ALONE == [name for name in NAMES if "transfer" not in name]
+    gate, = (one for one in run_gates(net, *sample, Budget(4), surrogates=[Detached(net)]) if one.name == "white_box_beats_transfer")
+    assert gate.passed and "no gradient" in gate.measured and "nothing to compare with" in gate.measured
 
 
 def test_cross_entropy_on_confident_logits(sample, net):

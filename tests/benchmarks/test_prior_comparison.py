@@ -40,7 +40,7 @@ def test_the_table_counts_caught_fakes_and_says_what_was_chosen():
     assert (plain.accuracy, plain.success, plain.robust) == ((4, 4), (1, 2), (2, 4)) and defended.success == (1, 2)
     assert known.accuracy == through.accuracy and known.seconds > plain.seconds and facts["stop"] in TINY.stops
     table = as_markdown(rows, {**facts, "epsilon": 1.0, "published_seconds": 5.0})
-    assert table.count("\n| ") == 5 and "50.0 (1 of 2)" in table and f"{facts['stop']} iterations" in table
+    assert table.count("\n| ") == 5 and "50.0 (1 of 2) [1.3, 98.7]" in table and f"{facts['stop']} iterations" in table
 
 
 def test_a_row_on_five_images_by_hand():

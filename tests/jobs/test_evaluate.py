@@ -26,7 +26,7 @@ from robust.data.images import encode_image
 from robust.data.inputs import to_tensor
 from robust.data.shards import STATUS_SCHEMA, read_status, shard_key, write_shard
 from robust.errors import UserError
-from robust.evaluation import attack_block, blocks
+from robust.evaluation import attack_block, blocks, credibility
 from robust.evaluation.summary import without_timing
 from robust.models.checkpoint import save_checkpoint
 from robust.models.detector import Architecture, empty_detector
@@ -158,8 +158,8 @@ def test_a_whole_evaluation_then_nothing_to_do_then_one_cpu_gives_the_same(folde
     events = storage.list(f"{RUN}/tensorboard/evaluate")
     assert [key.split("/")[3] for key in events] == ["baseline", "defended"]
 
-    assert result["verdict"] == "CREDIBLE: 15 gates passed for each of 2 models" and result["credible"] is True
-    assert [gate["model"] for gate in first["gates"]] == ["baseline"] * 15 + ["defended"] * 15
+    assert result["verdict"] == "CREDIBLE: 16 gates passed for each of 2 models" and result["credible"] is True
+    assert [gate["model"] for gate in first["gates"]] == ["baseline"] * 16 + ["defended"] * 16
     kept = {key: storage.read_json(key) for key in storage.list(f"{RUN}/evaluate/gates")}
     assert len(kept) == 2
 
@@ -369,6 +369,27 @@ def test_transfer_is_made_on_the_other_checkpoints_and_kept_under_their_weights(
     cells = surrogates.cells_of(baseline, [baseline, changed], attack_block.cells(config.evaluate))
     tasks = job.missing_tasks(config, storage, [baseline], plan, job.attack_crops, cells)
     assert len(tasks) == len(plan) and {item.attack for task in tasks for item in task.items} == {"transfer"}
+
+
+def test_the_gates_of_a_model_look_at_the_others_by_their_weights(folder, by_hand, monkeypatch):
+    config = config_of(folder, epsilons=[4], headline=["pgd", 4], gates={"images": 8})
+    storage, status = Storage.from_config(config.storage), read_status(Storage.from_config(config.storage), RUN)
+    baseline, defended = job.find_candidates(config, storage)
+    twin, seen = dataclasses.replace(baseline, name="twin"), []
+    run = credibility.gates_on_crops
+    monkeypatch.setattr(credibility, "gates_on_crops", lambda *crops, surrogates, **more: seen.append(surrogates) or run(*crops, surrogates=surrogates, **more))
+
+    def gates_of(*candidates):
+        gates = job.run_gates(config, storage, list(candidates), status, attack_block.cells(config.evaluate))
+        return {one.name: [gate["name"] for gate in gates if gate["model"] == one.name] for one in candidates}
+
+    both = gates_of(baseline, defended)
+    assert all("white_box_beats_transfer" in names and len(names) == 16 for names in both.values())
+    for (surrogate,), other in zip(seen, (defended, baseline), strict=True):
+        kept = candidates.load_model(other.storage, other.key, other.sha256, "cpu").state_dict()
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in surrogate.model.state_dict().items())
+    assert [len(names) for names in gates_of(baseline, twin).values()] == [15, 15] and seen[2:] == [[]]
+    assert gates_of(baseline, defended, twin) == {**both, "twin": both["baseline"]} and len(seen) == 3  # all kept
 
 
 def test_transfer_with_a_single_checkpoint_is_left_out_and_said(folder, by_hand, monkeypatch):

@@ -8,6 +8,6 @@ docs/gates.md has every gate with its reason, its threshold and its remedy.
 
 from robust.attacks.gates.budget import Budget
 from robust.attacks.gates.gate import Gate
-from robust.attacks.gates.run import GATES, PRECONDITIONS, run_gates
+from robust.attacks.gates.run import GATES, NEED_SURROGATES, PRECONDITIONS, run_gates
 
-__all__ = ["Budget", "GATES", "Gate", "PRECONDITIONS", "run_gates"]
+__all__ = ["Budget", "GATES", "Gate", "NEED_SURROGATES", "PRECONDITIONS", "run_gates"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -15,6 +16,7 @@ from robust.attacks.noise import ImageNoise
 from robust.attacks.pgd import pgd
 from robust.attacks.registry import Attack
 from robust.attacks.threat import Linf
+from robust.attacks.transfer import transfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Evidence:
         x: (N, 3, H, W) images, y: (N,) labels, 1 = fake.
         budget: what to attack with.
         training_inputs: {"mean", "std"} of the images that the model was trained on, if known.
+        surrogates: other models, with (N,) logits for images of this size, if there are any.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, training_inputs: dict | None = None):
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor, budget: Budget, training_inputs: dict | None = None,
+                 surrogates: Sequence[nn.Module] = ()):
         self.model, self.x, self.y, self.budget = model, x, y, budget
-        self.training_inputs = training_inputs
+        self.training_inputs, self.surrogates = training_inputs, tuple(surrogates)
         self.training_modules = [name or type(model).__name__ for name, part in model.named_modules() if part.training]
         self.weights = weights_hash(model)
 
@@ -130,6 +134,13 @@ class Evidence:
         x, y = self.x[self.contested], self.y[self.contested]
         found = self.budget.black_box(self.model, x, y, self.threat, steps=QUERIES, generator=self.generator())
         return self._attacked(found, y=y)
+
+    @cached_property
+    def transferred(self) -> Attacked:
+        """The contested images as STEPS steps on the surrogates make them, which never ask this model."""
+        x, y = self.x[self.contested], self.y[self.contested]
+        made = transfer(self.model, x, y, self.threat, steps=STEPS, generator=self.generator(), surrogates=self.surrogates)
+        return self._attacked(made, y=y)
 
     @cached_property
     def losses(self) -> dict[str, Attacked]:

@@ -66,6 +66,21 @@ def white_box_beats_black_box(evidence: Evidence) -> Gate:
     )
 
 
+def white_box_beats_transfer(evidence: Evidence) -> Gate:
+    """Images made on other models, which never ask this one, turn nothing that the gradient attack could not."""
+    remedy = "the gradient is masked: attack through a smooth stand-in (BPDA), or report the figure of the transfer attack"
+    try:
+        found, permitted = int(evidence.transferred.wrong.sum()), allowed(len(evidence.x))
+    except (ValueError, RuntimeError) as error:  # autograd's own is a RuntimeError
+        return Gate("white_box_beats_transfer", True, f"nothing can be made on the other models, so nothing to compare with: {error}", remedy)
+    others = f"{len(evidence.surrogates)} other model{'s' * (len(evidence.surrogates) > 1)}"
+    return Gate(
+        "white_box_beats_transfer", found <= permitted,
+        f"{STEPS} steps on {others} turn {found} of the {len(evidence.contested)} images nearest to it that the gradient "
+        f"attack left ({permitted} allowed)", remedy,
+    )
+
+
 def beats_random_noise(evidence: Evidence) -> Gate:
     """Noise of the same size breaks no more."""
     return _not_weaker(
