@@ -32,7 +32,7 @@ def look_first(config: Config, storage: Storage) -> None:
     """
     from jobs.preflight import require_preflight, stages_of
 
-    require_preflight(config, storage, stages_of("pipeline"))
+    require_preflight(config, storage, stages_of(config, "pipeline"))
 
 
 def pipeline(config: Config, storage: Storage) -> dict:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, arguments.overrides, profile=arguments.profile)
         shown = sys.stderr if arguments.json else sys.stdout  # what Ray's processes say is no part of the JSON
         with contextlib.redirect_stdout(shown), LocalCluster(config):
-            findings = preflight(config, Storage.from_config(config.storage), stages_of(arguments.stage))
+            findings = preflight(config, Storage.from_config(config.storage), stages_of(config, arguments.stage))
     except BaseException as error:
         return report_failure("preflight", error)
     print(json.dumps(as_json(findings), indent=2) if arguments.json else table(findings), flush=True)
@@ -74,8 +74,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def stages_of(stage: str) -> tuple[str, ...]:
-    return tuple(name for name in STAGES if name != "pipeline") if stage == "pipeline" else (stage,)
+def stages_of(config: Config, stage: str) -> tuple[str, ...]:
+    """The stage itself, or those that the pipeline will run: no search with tune.samples=0."""
+    left_out = ("pipeline",) if config.tune.samples else ("pipeline", "tune")
+    return tuple(name for name in STAGES if name not in left_out) if stage == "pipeline" else (stage,)
 
 
 def require_preflight(config: Config, storage: Storage, stages: Sequence[str]) -> None:

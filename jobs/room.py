@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -33,11 +33,14 @@ def require_room(config: Config, stage: str) -> Nodes:
         UserError: there is no room.
     """
     demand, nodes = demand_of(config, stage), living_nodes()
-    if room(nodes, demand) < demand.workers and (wait_s := waits_s(config)):
-        nodes = _grown(demand, wait_s)
-    if room(nodes, demand) < demand.workers:
-        raise UserError(
-            f"{_lacks(demand, nodes)}; lower {demand.lower}, or join a larger cluster (one that grows: set cluster.wait_for_nodes_s)")
+
+    def lacks(nodes: Nodes) -> str | None:
+        return _lacks(demand, nodes) if room(nodes, demand) < demand.workers else None
+
+    if lacks(nodes) and (wait_s := waits_s(config)):
+        nodes = grown(lacks, bundles(demand), wait_s)
+    if told := lacks(nodes):
+        raise UserError(f"{told}; lower {demand.lower}, or join a larger cluster (one that grows: set cluster.wait_for_nodes_s)")
     return nodes
 
 
@@ -46,17 +49,22 @@ def waits_s(config: Config) -> float:
     return 0 if config.cluster.address == "local" else config.cluster.wait_for_nodes_s
 
 
-def _grown(demand: Demand, wait_s: float) -> Nodes:
-    """The nodes when the autoscaler has brought up enough of them, or the time is up."""
-    print(f"{_lacks(demand, living_nodes())}; waiting up to {wait_s:g} s for nodes", flush=True)
+def grown(lacks: Callable[[Nodes], str | None], wanted: list[dict[str, float]], wait_s: float) -> Nodes:
+    """The nodes when the autoscaler has brought up enough of them, or the time is up.
+
+    Args:
+        lacks: what is missing on these nodes, as a sentence; None: nothing.
+        wanted: what the autoscaler is asked for, see `bundles`.
+    """
+    print(f"{lacks(living_nodes())}; waiting up to {wait_s:g} s for nodes", flush=True)
     until = time.monotonic() + wait_s
     tell = time.monotonic() + TELL_EVERY_S
     try:
-        while room(nodes := living_nodes(), demand) < demand.workers and time.monotonic() < until:
-            request_resources(bundles=bundles(demand))  # again and again: the cluster has one request, another job's takes its place
+        while (told := lacks(nodes := living_nodes())) and time.monotonic() < until:
+            request_resources(bundles=wanted)  # again and again: the cluster has one request, another job's takes its place
             time.sleep(LOOK_EVERY_S)
             if time.monotonic() > tell:
-                print(f"still waiting: {_lacks(demand, nodes)}", flush=True)
+                print(f"still waiting: {told}", flush=True)
                 tell += TELL_EVERY_S
     finally:
         request_resources(bundles=[])  # or the nodes would stay when nothing runs on them any more

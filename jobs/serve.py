@@ -22,7 +22,7 @@ from cluster import tls
 from cluster.demands import endpoint_demands, without_room
 from jobs.cli import run_job
 from jobs.detect import checkpoint_facts, find_checkpoint
-from jobs.room import Nodes, living_nodes
+from jobs.room import Nodes, bundles, grown, living_nodes, waits_s
 from jobs.serve_deployments import Plan, bind
 from robust.config import Config
 from robust.config_file import default_config, load_config
@@ -98,7 +98,7 @@ def served(config: Config, storage: Storage) -> Iterator[str]:
     plan = plan_of(config, storage, open_here=access.token is None)
     for warning in plan.about["warnings"]:
         print(f"warning: {warning}", flush=True)
-    require_room(config, living_nodes())
+    require_room(config)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     there = serve.status()
     if there.proxies or there.applications:
@@ -125,12 +125,26 @@ def require_running() -> None:
         raise UserError(f"the endpoint is gone ({found.message if found else 'another has deleted it'}); start it again")
 
 
-def require_room(config: Config, nodes: Nodes) -> None:
-    """Raises: UserError: the cluster cannot hold the least number of processes; Serve would wait without end."""
-    if (demand := without_room(nodes, endpoint_demands(config, "least"))) is not None:
+def require_room(config: Config) -> None:
+    """Returns once the cluster has room for the least number of processes; one that grows is asked to.
+
+    Raises:
+        UserError: there is no room; Serve would wait without end.
+    """
+    demands = endpoint_demands(config, "least")
+
+    def lacks(nodes: Nodes) -> str | None:
+        if (demand := without_room(nodes, demands)) is None:
+            return None
         there = ", ".join(f"{cpus:g} CPU and {gpus:g} GPU" for cpus, gpus in nodes)
-        raise UserError(f"{demand.key}: {demand} do not fit beside the rest of the endpoint on the cluster's nodes ({there}); "
-                        f"lower {demand.lower}.least, cpus or gpus, or use a larger cluster")
+        return f"{demand.key}: {demand} do not fit beside the rest of the endpoint on the cluster's nodes ({there})"
+
+    nodes = living_nodes()
+    if lacks(nodes) and (wait_s := waits_s(config)):
+        nodes = grown(lacks, [bundle for demand in demands for bundle in bundles(demand)], wait_s)
+    if (demand := without_room(nodes, demands)) is not None:
+        raise UserError(f"{lacks(nodes)}; lower {demand.lower}.least, cpus or gpus, or use a larger cluster (one that grows: set "
+                        "cluster.wait_for_nodes_s)")
 
 
 def require_free_port(host: str, port: int) -> None:

@@ -44,6 +44,8 @@ PATIENCE_S = 180
 OUTAGE_S = 600
 """For a head that does not answer while its job is followed; a head that restarts takes minutes."""
 POLL_S = 2.0
+WATCHED = ("train", "tune", "evaluate", "pipeline")
+"""Stages that write event files."""
 DEAD = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(f"sending {package.files} files, {package.size / 2**20:.1f} MiB packed")
                 submit(client, name, entrypoint(arguments, package), package, metadata)
         say(f"job {name}; dashboard: {arguments.address}/#/jobs/{name}")
+        if arguments.stage in WATCHED:
+            say(f"TensorBoard: {monitor_command(arguments)}")
         if not arguments.follow:
             say("see its log: the same command with --follow, as long as it runs")
             return 0
@@ -142,6 +146,12 @@ def entrypoint(arguments: argparse.Namespace, package: Package) -> str:
     if arguments.stage == "pipeline":
         return job
     return f"{shlex.join(['python', '-m', 'jobs.preflight', '--stage', arguments.stage, *settings])} && exec {job}"
+
+
+def monitor_command(arguments: argparse.Namespace) -> str:
+    """The command that shows the run's TensorBoard from here, out of its storage."""
+    profile = ["--profile", arguments.profile] if arguments.profile else []
+    return shlex.join(["python", "-m", "cluster.monitor", "--config", str(arguments.config), *profile, *arguments.overrides])
 
 
 def submit(client: JobSubmissionClient, name: str, command: str, package: Package, metadata: dict[str, str]) -> None:

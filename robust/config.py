@@ -58,7 +58,7 @@ class StorageConfig(Section):
 class ClusterConfig(Section):
     address: str = resource("auto", description="local: start Ray here; auto or host:port: join a running cluster")
     wait_for_nodes_s: float = resource(
-        0, ge=0, description="for so long a job (not jobs.serve) waits for nodes that its workers need, where the cluster grows; 0: not at all"
+        0, ge=0, description="for so long a job waits for nodes that its workers need, where the cluster grows; 0: not at all"
     )
     num_cpus: int | None = resource(None, ge=1, description="CPUs of the local Ray; null: all cores")
     num_gpus: int | None = resource(None, ge=0, description="GPUs of the local Ray; null: all that are seen")

@@ -133,6 +133,7 @@ def rows() -> list[tuple[str, list[Panel]]]:
         "Training": ("train",),
         "Validation": ("validation",),
         "Extraction": ("extract",),
+        "Detection": ("detect",),
         "Search": ("tune",),
         "Evaluation": ("evaluate",),
     }

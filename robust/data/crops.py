@@ -5,6 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from robust.data.augment import Augmentation
 from robust.data.inputs import points_to_input, resize_one
@@ -21,7 +22,7 @@ class CropSet:
         video_ids, methods: (N,) str arrays.
         size: model input size, pixels.
         pixels: (N, size, size, 3) uint8, or None when only the encoded images are kept.
-        encoded: N encoded images, or None.
+        encoded: N encoded images as they were read, without a copy; or None.
         landmarks: (N, 5, 2) float32 pixels of the model's input, nan where they are not known; or None.
     """
 
@@ -30,7 +31,7 @@ class CropSet:
     methods: np.ndarray
     size: int
     pixels: np.ndarray | None = None
-    encoded: list[bytes] | None = None
+    encoded: pa.ChunkedArray | None = None
     landmarks: np.ndarray | None = None
 
     @classmethod
@@ -38,7 +39,7 @@ class CropSet:
         """From the rows of face shards (robust/data/shards.py), in their order."""
         from robust.data.images import decode_image
 
-        blobs = table.column("image").to_pylist()
+        images = table.column("image")
         facts = dict(
             labels=table.column("label").to_numpy().astype(np.int64),
             video_ids=np.array(table.column("video_id").to_pylist(), dtype=object),
@@ -46,11 +47,11 @@ class CropSet:
             size=size,
             landmarks=_landmarks(table, size) if "landmarks" in table.column_names else None,
         )
-        if len(blobs) * size * size * 3 > MEMORY_LIMIT:
-            return cls(**facts, encoded=blobs)
-        pixels = np.empty((len(blobs), size, size, 3), np.uint8)
-        for i, blob in enumerate(blobs):
-            pixels[i] = resize_one(decode_image(blob), size)
+        if len(images) * size * size * 3 > MEMORY_LIMIT:
+            return cls(**facts, encoded=images)
+        pixels = np.empty((len(images), size, size, 3), np.uint8)
+        for i, image in enumerate(images):
+            pixels[i] = resize_one(decode_image(image.as_buffer()), size)
         return cls(**facts, pixels=pixels)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class CropSet:
             return self.pixels[index]
         from robust.data.images import decode_image
 
-        return resize_one(decode_image(self.encoded[index]), self.size)
+        return resize_one(decode_image(self.encoded[index].as_buffer()), self.size)
 
     def batch(self, indices: np.ndarray, seeds: np.ndarray | None = None, augment: Augmentation | None = None) -> np.ndarray:
         """(len(indices), size, size, 3) uint8; each place's seed is that of its draw and of its augmentation."""

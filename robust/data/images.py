@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 
 def encode_image(image: np.ndarray, *, image_format: str = "png", jpeg_quality: int = 95) -> bytes:
@@ -28,7 +29,7 @@ def encode_image(image: np.ndarray, *, image_format: str = "png", jpeg_quality: 
     return buffer.tobytes()
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes | pa.Buffer) -> np.ndarray:
     """Decodes a png, jpeg or webp to (H, W, 3) uint8 RGB.
 
     Raises:

@@ -49,7 +49,7 @@ def videos_of_a_shard(config: ExtractConfig) -> int:
     if config.videos_per_shard is not None:
         return config.videos_per_shard
     frames = max(config.frames_train, config.frames_test)
-    videos = videos_that_weigh(SHARD_BYTES, of_each=frames * _crop_bytes(config))
+    videos = videos_that_weigh(SHARD_BYTES, of_each=frames * crop_bytes(config))
     return min(MOST_VIDEOS, videos)
 
 
@@ -58,7 +58,8 @@ def videos_that_weigh(size: float, *, of_each: float) -> int:
     return 2 ** max(0, round(math.log2(size / of_each)))
 
 
-def _crop_bytes(config: ExtractConfig) -> float:
+def crop_bytes(config: ExtractConfig) -> float:
+    """Of a crop as it is stored, where faces are large; docs/extraction.md#size-of-a-shard has the figures behind it."""
     of_a_pixel = PIXEL_BYTES[config.image_format]
     if config.image_format == "jpeg":
         of_a_pixel += (JPEG_100 - of_a_pixel) * (config.jpeg_quality - 95) / 5

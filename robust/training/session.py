@@ -78,7 +78,9 @@ def _faces(config: Config, storage, split: str, columns: list[str], everybody: b
     if not everybody:
         return read_faces(storage, config.run.name, split=split, columns=columns, subject_only=True)
     table = read_faces(storage, config.run.name, split=split, columns=[*columns, "track"])
-    return table.filter((pc.field("label") == 0) | (pc.field("track") == SUBJECT)).drop_columns("track")
+    known = pc.or_(pc.equal(table.column("label"), 0), pc.equal(table.column("track"), SUBJECT))
+    table = table.drop_columns("track")
+    return table if pc.all(known).as_py() else table.filter(known)  # which copies every image
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:

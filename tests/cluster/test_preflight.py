@@ -15,6 +15,7 @@ from cluster.demands import demands
 from cluster.preflight import FAIL, NOTE, OK, Finding, as_json, node, table, verdicts
 from cluster.preflight.dry_step import attack_step, training_step
 from cluster.preflight.verdicts import GIB, Node, certain_skew
+from jobs.preflight import stages_of
 from robust.config import StorageConfig
 from robust.config_file import parse
 from robust.object_stores.local import LocalObjects
@@ -73,6 +74,12 @@ def test_room_is_counted_node_by_node(sections, nodes, short):
     )
     assert [finding.where for finding in found if finding.state == FAIL] == short
     assert all(finding.remedy for finding in found)
+
+
+def test_without_a_search_no_room_is_asked_for_one():
+    sections = {"tune": {"samples": 0, "gpus_per_trial": 8}}
+    assert "tune" not in stages_of(parse(sections), "pipeline") and "train" in stages_of(parse(sections), "pipeline")
+    assert "tune" in stages_of(parse({}), "pipeline") and stages_of(parse(sections), "tune") == ("tune",)
 
 
 def test_a_node_with_other_versions_is_named():

@@ -145,3 +145,14 @@ def test_what_preflight_says_would_fail_is_not_begun(stage):
     looked, done = preflight.parse_arguments(looks[0][3:]), cli.parse_arguments(stage, job[4:])
     assert looked.stage == stage and looked.overrides == done.overrides == ["run.name=a b"]
     assert looked.profile == done.profile == "small" and looked.config == done.config == "my config.yaml"
+
+
+def test_the_command_of_the_runs_tensorboard_takes_the_jobs_settings():
+    from cluster import monitor
+    from jobs import submit
+
+    given = submit.parse_arguments(["tune", "--follow", "--config", "my config.yaml", "--profile", "small", "run.name=a b", "storage.uri=s3://b/runs"])
+    python, module, name, *rest = shlex.split(submit.monitor_command(given))
+    watched = monitor.parse_arguments(rest)
+    assert (python, module, name) == ("python", "-m", "cluster.monitor")
+    assert (watched.config, watched.profile, watched.overrides) == (given.config, given.profile, given.overrides)

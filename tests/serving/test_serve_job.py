@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs import room
 from jobs import serve as job
 from jobs.serve_deployments import score_apart, score_in_parts, score_together
 from robust.config_file import parse
@@ -89,18 +90,53 @@ def test_the_application_for_a_cluster_needs_the_token_and_takes_settings(config
         job.application({"serve.prot": 1})
 
 
-def test_what_could_not_start_is_told_before_it_is_tried():
-    config = parse({"serve": {"faces": {"least": 2, "most": 2}, "model": {"gpus": 0.5}}})
-    with pytest.raises(UserError, match=r"serve.faces.least: 2 x \(1 CPU, 0 GPU\) do not fit .*2 CPU and 1 GPU"):
-        job.require_room(config, [(2, 1)])
-    with pytest.raises(UserError, match=r"serve.model.least: 1 x \(1 CPU, 0.5 GPU\) do not fit"):
-        job.require_room(config, [(3, 0)])
-    job.require_room(config, [(1, 1), (2, 0)])
+class Nodes:
+    """In Ray's place: nodes that come one after another as often as somebody asks for some."""
+
+    def __init__(self, monkeypatch, *nodes, there: int):
+        self.nodes, self.there, self.asked = nodes, there, []
+        monkeypatch.setattr(room, "request_resources", self.ask)
+        monkeypatch.setattr(room, "LOOK_EVERY_S", 0)
+        for module in (room, job):
+            monkeypatch.setattr(module, "living_nodes", lambda: self.nodes[:self.there])
+
+    def ask(self, *, bundles):
+        self.asked.append(bundles)
+        self.there += bool(bundles)
+
+
+TWO_AND_HALF_A_GPU = {"faces": {"least": 2, "most": 2}, "model": {"gpus": 0.5}}
+
+
+def test_what_could_not_start_is_told_before_it_is_tried(monkeypatch):
+    config = parse({"serve": TWO_AND_HALF_A_GPU})
+    cases = [((2, 1), r"serve.faces.least: 2 x \(1 CPU, 0 GPU\) do not fit .*2 CPU and 1 GPU.*lower serve.faces.least"),
+             ((3, 0), r"serve.model.least: 1 x \(1 CPU, 0.5 GPU\) do not fit .*lower serve.model.least")]
+    for node, told in cases:
+        nodes = Nodes(monkeypatch, node, there=1)
+        with pytest.raises(UserError, match=told):
+            job.require_room(config)
+        assert nodes.asked == []  # it waits only where it is told to
+    Nodes(monkeypatch, (1, 1), (2, 0), there=2)
+    job.require_room(config)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(UserError, match="cannot listen on 127.0.0.1 port"):
             job.require_free_port("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ConfigError, match="serve.faces.*least = 3|least = 3"):
         parse({"serve": {"faces": {"least": 3, "most": 2}}})
+
+
+def test_the_endpoint_waits_for_the_nodes_of_a_cluster_that_grows(monkeypatch, capsys):
+    waits = {"address": "auto", "wait_for_nodes_s": 60}
+    nodes = Nodes(monkeypatch, (0, 0), (2, 0), (1, 1), there=1)
+    job.require_room(parse({"serve": TWO_AND_HALF_A_GPU, "cluster": waits}))
+    everything = [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0, "GPU": 0.5}]
+    assert nodes.asked == [everything, everything, []]  # the last: or the nodes would stay for ever
+    assert "waiting up to 60 s for nodes" in capsys.readouterr().out
+    nodes = Nodes(monkeypatch, (0, 0), there=1)
+    with pytest.raises(UserError, match="serve.model.least: .*wait_for_nodes_s"):
+        job.require_room(parse({"serve": TWO_AND_HALF_A_GPU, "cluster": waits | {"wait_for_nodes_s": 0.05}}))
+    assert nodes.asked[-1] == []
 
 
 def test_scores_of_a_batch_are_those_of_its_requests():

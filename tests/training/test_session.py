@@ -9,12 +9,18 @@ import torch
 from tiny_run import write_faces
 from tiny_training import same, weights
 
+from benchmarks.noop_stage import crops_and_status
 from robust.config_file import parse
+from robust.data import crops as crop_sets
+from robust.data import face_table
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
+from robust.data.rows import VideoRow
+from robust.data.shards import write_shard
 from robust.errors import UserError
 from robust.models.checkpoint import save_checkpoint
 from robust.training.loop import Place
+from robust.training.session import _load_split as load_split
 from robust.training.session import initial_detector, load_crops, run_epochs
 from robust.training.state import save_state
 
@@ -156,3 +162,23 @@ def test_swapped_activations_get_batch_norm_statistics_of_their_own(storage, fro
     for trained in (training.network, training.average.network):
         mean = [module for module in trained.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1].running_mean
         assert torch.allclose(mean, torch.stack(seen).mean(dim=0), rtol=1e-4, atol=1e-6) == frozen
+
+
+def test_the_images_are_kept_as_they_were_read(local_storage, monkeypatch):
+    addresses = set()
+    for number in range(3):
+        rows = [VideoRow(f"own/m/{number}-{index}", "none", index % 2, "own", "m", (f"own:{number}",), "train") for index in range(4)]
+        faces, statuses = zip(*(crops_and_status(row, "f") for row in rows))
+        write_shard(local_storage, "tiny", f"own/{9 - number:016x}", list(faces), list(statuses))  # in another order than the videos
+    read = face_table.read_shard
+
+    def remembered(*arguments, **settings):
+        table = read(*arguments, **settings)
+        addresses.update(chunk.buffers()[-1].address for chunk in table.column("image").chunks)
+        return table
+
+    monkeypatch.setattr(face_table, "read_shard", remembered)
+    monkeypatch.setattr(crop_sets, "MEMORY_LIMIT", 0)  # so they are kept encoded
+    loaded = load_split(config_of(), local_storage, "train", everybody=True)
+    assert loaded.video_ids.tolist() == [f"own/m/{number}-{index}" for number in range(3) for index in range(4)]
+    assert {chunk.buffers()[-1].address for chunk in loaded.encoded.chunks if len(chunk)} == addresses  # the very memory, not a copy of it
