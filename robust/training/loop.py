@@ -180,9 +180,9 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
 
 
 def _feed(
-    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
+    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig, first: int = 0
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch, made ahead in a thread: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
+    """This worker's part of each batch, made ahead in threads: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
 
     def make(step: int):
         places = np.arange(place.rank, settings.batch_size, place.world)
@@ -196,13 +196,14 @@ def _feed(
         return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y
 
     if place.loader_threads == 0:
-        yield from (moved(make(step)) for step in range(len(batches)))
+        yield from (moved(make(step)) for step in range(first, len(batches)))
         return
-    # One thread: albumentations keeps its random state in the pipeline object. OpenCV releases the interpreter lock.
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(make, step) for step in range(min(4, len(batches)))]
-        for step in range(len(batches)):
+    # Threads, not processes: decoding, OpenCV and numpy let go of the interpreter lock, and nothing is copied to them.
+    with ThreadPoolExecutor(place.loader_threads) as pool:
+        depth = 2 + 2 * place.loader_threads
+        ahead = [pool.submit(make, step) for step in range(first, min(first + depth, len(batches)))]
+        for step in range(first, len(batches)):
             item = ahead.pop(0).result()
-            if step + 4 < len(batches):
-                ahead.append(pool.submit(make, step + 4))
+            if step + depth < len(batches):
+                ahead.append(pool.submit(make, step + depth))
             yield moved(item)

@@ -13,8 +13,9 @@ from torch import nn
 from robust.attacks.gates.preconditions import pixel_statistics
 from robust.config import Config, RecipeConfig, ValidationConfig
 from robust.data.augment import build_augmentation
-from robust.data.crops import CropSet
+from robust.data.crops import ENCODED_LIMIT, CropSet
 from robust.data.face_table import read_faces
+from robust.data.faces_on_disk import faces_on_disk, stored_bytes
 from robust.data.inputs import to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.data.shards import SUBJECT
@@ -26,6 +27,8 @@ from robust.training.state import load_state
 from robust.training.validation import validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
+KNOWN = (pc.field("label") == 0) | (pc.field("track") == SUBJECT)
+"""The crops whose label is known."""
 LANDMARK_COLUMNS = ["landmarks", "window", "matrix", "height", "width"]
 
 
@@ -66,7 +69,12 @@ def load_crops(config: Config, storage) -> Crops:
 def _load_split(config: Config, storage, split: str, *, everybody: bool = False) -> CropSet:
     share = config.train.self_blend.share
     columns = COLUMNS + LANDMARK_COLUMNS if share > 0 else COLUMNS
-    crops = CropSet.from_table(_faces(config, storage, split, columns, everybody), config.model.input_size)
+    if stored_bytes(storage, config.run.name, split=split) > ENCODED_LIMIT:
+        keep = KNOWN if everybody else None
+        table, images = faces_on_disk(storage, config.run.name, split=split, columns=[*columns, "track"] if everybody else columns, subject_only=not everybody, keep=keep)
+    else:
+        table, images = _faces(config, storage, split, columns, everybody), None
+    crops = CropSet.from_table(table, config.model.input_size, images)
     if share < 1:
         _require_both_labels(crops, split)
     return crops
@@ -78,7 +86,7 @@ def _faces(config: Config, storage, split: str, columns: list[str], everybody: b
     if not everybody:
         return read_faces(storage, config.run.name, split=split, columns=columns, subject_only=True)
     table = read_faces(storage, config.run.name, split=split, columns=[*columns, "track"])
-    return table.filter((pc.field("label") == 0) | (pc.field("track") == SUBJECT)).drop_columns("track")
+    return table.filter(KNOWN).drop_columns("track")
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:

@@ -1,5 +1,7 @@
 """robust/training/loop.py: a step is the gradient of the objective and nothing else; an epoch is what its seed says."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -147,10 +149,25 @@ def test_the_global_random_state_stays_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_loader_thread_changes_nothing():
-    augment = build_augmentation(AugmentConfig())
-    runs = [train(smooth(), crop_set(), epochs=2, augment=augment, place=Place(loader_threads=threads))[0] for threads in (0, 2)]
-    assert same(weights(runs[0].network), weights(runs[1].network))
+@pytest.mark.parametrize("level", ["weak", "heavy"])
+def test_loader_threads_change_nothing(level):
+    augment = build_augmentation(AugmentConfig(level=level, noise_probability=0.5))
+    runs = [train(smooth(), crop_set(), epochs=2, augment=augment, place=Place(loader_threads=threads))[0] for threads in (0, 1, 4)]
+    assert all(same(weights(runs[0].network), weights(run.network)) for run in runs[1:])
+
+
+def test_several_threads_make_batches_at_the_same_time():
+    arrived = threading.Barrier(3, timeout=60)  # breaks if fewer than three draw at once
+
+    def meet(image, seed):
+        if not arrived.broken and not met:
+            arrived.wait()
+            met.append(seed)
+        return image
+
+    met: list = []
+    train(smooth(), crop_set(), epochs=1, augment=meet, place=Place(loader_threads=3))
+    assert len(met) >= 3 and not arrived.broken
 
 
 def blended_crops():

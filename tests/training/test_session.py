@@ -1,6 +1,7 @@
 """robust/training/session.py: from a run's shards and settings to trained epochs."""
 
 import copy
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_run import write_faces
 from tiny_training import same, weights
 
 from robust.config_file import parse
+from robust.data.faces_on_disk import MappedImages
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.errors import UserError
@@ -105,6 +107,30 @@ def test_epochs_are_validated_when_due_and_resumed_where_they_ended(storage, tmp
     run(stop_after=2)
     resumed, seen = run(resume=tmp_path, seed=9)
     assert seen == [(3, 2, True)] and same(weights(resumed.network), weights(whole.network))
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_faces_too_many_for_memory_are_read_from_a_file_and_train_the_same(local_storage, tmp_path, monkeypatch, share):
+    storage = local_storage
+    write_faces(storage, "tiny", people=2)
+    config = config_of(train={"batch_size": 8, "self_blend": {"share": share}, "baseline": {"epochs": 1, "attack": {"epsilon": 0}}})
+
+    def trained():
+        crops = load_crops(config, storage)
+        torch.manual_seed(0)
+        network, _ = initial_detector(config, config.train.baseline, storage)
+        ((training, _, _),) = run_epochs(config, config.train.baseline, config.train.validation, network, crops, place=Place())
+        return crops, weights(training.network)
+
+    small, expected = trained()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("robust.training.session.ENCODED_LIMIT", 0)
+    monkeypatch.setattr("robust.data.crops.MEMORY_LIMIT", 100)
+    large, found = trained()
+    assert isinstance(large.train.encoded, MappedImages) and small.train.pixels is not None and same(found, expected)
+    assert np.array_equal(large.train.frames, small.train.frames) and large.train.ids(range(9)) == small.train.ids(range(9))
+    assert list((tmp_path / "temporary").iterdir()) == []  # it has no name any more
 
 
 def test_only_rank_0_validates(storage):
