@@ -249,6 +249,7 @@ class TrainConfig(Section):
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
     self_blend: SelfBlendConfig = SelfBlendConfig()
     select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
+    patience: int | None = Field(None, ge=1, description="validations without a better robust AUC after which training ends; null: never")
     validation: ValidationConfig = ValidationConfig()
     baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
     defended: RecipeConfig = RecipeConfig(epochs=50, lipschitz=LipschitzConfig(weight=9.3e-4))

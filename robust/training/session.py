@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from robust.attacks.gates.preconditions import pixel_statistics
-from robust.config import Config, RecipeConfig, ValidationConfig
+from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
 from robust.data.augment import build_augmentation
 from robust.data.crops import ENCODED_LIMIT, CropSet
 from robust.data.face_table import read_faces
@@ -110,13 +110,14 @@ def initial_detector(config: Config, recipe: RecipeConfig, storage) -> tuple[Det
 def run_epochs(
     config: Config, recipe: RecipeConfig, threat: ValidationConfig, network: Detector, crops: Crops, *, place: Place,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module, resume: Path | None = None,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Callable[[int, int], None] = lambda step, steps: None, between: Callable[[Training], None] = lambda training: None,
 ) -> Iterator[tuple[Training, EpochFigures, dict[str, float] | None]]:
     """Trains to `recipe.epochs`, yielding after each epoch.
 
     Args:
         threat: what robust validation is measured at.
         resume: folder of a saved state to go on from.
+        progress, between: as of `train_epoch`.
     Yields:
         the training, the epoch's figures, and rank 0's validation figures (None elsewhere and between validations).
     """
@@ -124,15 +125,24 @@ def run_epochs(
     augment = build_augmentation(config.augment)
     if resume is not None:
         load_state(training, resume)
+        if has_stalled(training, config.train):
+            return
     elif network.swapped and recipe.refit > 0:
         refit_batch_norms(training, crops.train, config.train, recipe.refit, augment, seed=config.run.seed, place=place)
     while training.epoch < recipe.epochs:
-        figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress)
+        figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress,
+                              between=between)
         due = training.epoch % threat.every == 0 or training.epoch == recipe.epochs
         scores = None
         if place.rank == 0 and due:
             scores = validate(training.scored, crops.validation, threat, device=place.device, seed=config.run.seed)
+            training.validated(scores["robust_auc"])
         yield training, figures, scores
+
+
+def has_stalled(training: Training, settings: TrainConfig) -> bool:
+    """Whether robust validation has not got better for `train.patience` validations; rank 0 alone knows while it trains."""
+    return settings.patience is not None and training.since_best >= settings.patience
 
 
 def limit_threads(cpus: float) -> None:

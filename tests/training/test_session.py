@@ -17,7 +17,7 @@ from robust.data.order import epoch_batches
 from robust.errors import UserError
 from robust.models.checkpoint import save_checkpoint
 from robust.training.loop import Place
-from robust.training.session import initial_detector, load_crops, run_epochs
+from robust.training.session import has_stalled, initial_detector, load_crops, run_epochs
 from robust.training.state import save_state
 
 
@@ -182,3 +182,23 @@ def test_swapped_activations_get_batch_norm_statistics_of_their_own(storage, fro
     for trained in (training.network, training.average.network):
         mean = [module for module in trained.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1].running_mean
         assert torch.allclose(mean, torch.stack(seen).mean(dim=0), rtol=1e-4, atol=1e-6) == frozen
+
+
+def test_training_has_stalled_when_robust_validation_gets_no_better(storage, tmp_path, monkeypatch):
+    config = config_of(train={"batch_size": 8, "patience": 2, "baseline": {"epochs": 9, "attack": {"epsilon": 0}}})
+    figures = iter([0.5, 0.7, float("nan"), 0.7, 0.8])
+    monkeypatch.setattr("robust.training.session.validate", lambda *_, **__: {"robust_auc": next(figures)})
+    crops, recipe = load_crops(config, storage), config.train.baseline
+
+    def epochs(resume=None):
+        network, _ = initial_detector(config, recipe, storage)
+        return run_epochs(config, recipe, config.train.validation, network, crops, place=Place(), resume=resume)
+
+    for training, _, _ in epochs():
+        if has_stalled(training, config.train):
+            break
+    assert (training.epoch, training.best, training.since_best) == (4, 0.7, 2)
+    save_state(training, tmp_path, {})
+    assert list(epochs(tmp_path)) == []  # a job that was stopped before it published has no epoch left to do
+    patient = config.train.model_copy(update={"patience": None})
+    assert not has_stalled(training, patient)
