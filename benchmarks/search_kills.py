@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +105,22 @@ def search_config(config: Config, run: str, *, outputs: Path) -> Config:
 
 def copy_faces(storage: Storage, config: Config, to: str) -> None:
     """One face of each of VIDEOS videos, and the model that training starts from."""
-    run, status = config.run.name, read_status(storage, config.run.name)
-    for split, most in VIDEOS.items():
+    copy_some(storage, config.run.name, storage, to, VIDEOS)
+    if start := config.train.defended.init_from:
+        for name in (WEIGHTS, CARD):
+            storage.write_bytes(f"{to}/train/{start}/{name}", storage.read_bytes(f"{config.run.name}/train/{start}/{name}"))
+
+
+def copy_some(storage: Storage, run: str, into: Storage, to: str, videos: Mapping[str, int]) -> None:
+    """One face of each of so many videos of each split, half of them fake."""
+    status = read_status(storage, run)
+    for split, most in videos.items():
         faces = read_faces(storage, run, split=split, max_frames_per_video=1, subject_only=True)
         labels = dict(zip(faces.column("video_id").to_pylist(), faces.column("label").to_pylist()))
         chosen = [name for label in (0, 1) for name in evenly(sorted(name for name in labels if labels[name] == label), most // 2)]
         faces = faces.filter(pc.field("video_id").isin(chosen))
         rows = [row | {"frames_found": 1} for row in status.filter(pc.field("video_id").isin(chosen)).to_pylist()]
-        write_shard(storage, to, shard_key(rows[0]["dataset"], sorted(chosen), split), faces, rows)
-    if start := config.train.defended.init_from:
-        for name in (WEIGHTS, CARD):
-            storage.write_bytes(f"{to}/train/{start}/{name}", storage.read_bytes(f"{run}/train/{start}/{name}"))
+        write_shard(into, to, shard_key(rows[0]["dataset"], sorted(chosen), split), faces, rows)
 
 
 def evenly(names: Sequence[str], count: int) -> list[str]:
