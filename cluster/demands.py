@@ -36,7 +36,7 @@ def demands(config: Config) -> list[Demand]:
         Demand(
             "train.workers",
             "train",
-            train.workers,
+            train.least_workers or train.workers,
             train.cpus_per_worker,
             train.gpus_per_worker,
             lower="train.workers, train.cpus_per_worker or train.gpus_per_worker",

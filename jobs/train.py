@@ -9,19 +9,21 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 
 from jobs import telemetry
 from jobs.cli import run_job, sigint_handler_kept
 from jobs.progress import Progress
+from jobs.reclaim import ReclaimWatch
 from jobs.room import require_room
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
@@ -29,19 +31,21 @@ from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
 from robust.config_file import parse
 from robust.config_identity import fingerprint, science
 from robust.data.shards import read_status
-from robust.errors import UserError
+from robust.errors import NonFiniteLoss, UserError
 from robust.eventlog import EventLog
 from robust.models.checkpoint import CARD, WEIGHTS, load_blob, save_checkpoint
 from robust.models.detector import Architecture, empty_detector
 from robust.storage import Storage
-from robust.training.loop import Place
+from robust.training.loop import Place, Training
 from robust.training.recipes import stage_of
-from robust.training.session import initial_detector, limit_threads, load_crops, run_epochs
+from robust.training.session import has_stalled, initial_detector, limit_threads, load_crops, run_epochs
 from robust.training.state import save_state
 from robust.training.validation import is_constant
 from robust.version import code_version
 
 PROGRESS = "progress.json"
+NOT_FINITE = "not_finite.json"
+"""Where a training stopped on a loss that is no finite number: the message, epoch, step and crops of the batch."""
 CONSTANT = "constant"
 """Reported of an epoch: whether the network has collapsed."""
 SCORES = {"auc": "auc", "robust_auc": "robust_auc", "last": "epoch"}
@@ -87,8 +91,9 @@ def plan_for(config: Config, storage: Storage, name: str) -> Plan:
     takes = tuned.checkpoint if tuned is not None else None
     if takes is not None:
         recipe = recipe.model_copy(update={"epochs": config.tune.epochs})
+    stops = {"patience"} if config.train.patience is not None else set()  # so that models of before there was one keep their fingerprint
     identity = fingerprint(config, SECTIONS) + json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    settings = config.train.model_dump(mode="json", include=SETTINGS)
+    settings = config.train.model_dump(mode="json", include=SETTINGS | stops)
     digest = hashlib.sha256((identity + json.dumps(settings, sort_keys=True) + (takes or "")).encode()).hexdigest()[:16]
     threat = config.train.validation if takes is None else config.tune.threat
     return Plan(name, recipe, digest, tuned.source if tuned else None, threat, takes)
@@ -110,11 +115,13 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     require_room(config, "train")
     filesystem, path = storage.arrow(RunFolder(storage, config).key("train", plan.name))
     score = score_of(plan.recipe, settings)
+    broken = RunFolder(storage, config).key("train", plan.name, NOT_FINITE)
+    storage.delete(broken)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "model": plan.name, "recipe": plan.recipe.model_dump(mode="json")},
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=settings.gpus_per_worker > 0,
+            num_workers=(settings.least_workers, settings.workers) if settings.least_workers else settings.workers, use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker={key: value for key, value in (("CPU", settings.cpus_per_worker), ("GPU", settings.gpus_per_worker)) if value},
         ),
         run_config=RunConfig(
@@ -127,9 +134,12 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
     with sigint_handler_kept(), Progress(f"train {plan.name}", total=plan.recipe.epochs, unit="epochs", poll=_poll(storage, config, plan),
                                          observe=telemetry.progress_of(config, "train")):
         result = trainer.fit()
+    if storage.exists(broken):
+        raise NonFiniteLoss(f"{storage.read_json(broken)['message']}; all crops of the batch: {storage.uri(broken)}")
     if result.metrics.get(CONSTANT):
         raise UserError(_became_constant(plan, result.metrics))
-    checkpoint, metrics = max(result.best_checkpoints, key=lambda pair: pair[1][score])
+    validated = [pair for pair in result.best_checkpoints if score in pair[1]]  # not those of a notice
+    checkpoint, metrics = max(validated, key=lambda pair: pair[1][score])
     return publish(config, storage, plan, checkpoint, metrics)
 
 
@@ -192,46 +202,60 @@ def train_worker(arguments: dict) -> None:
     log = EventLog(storage, RunFolder(storage, config).key("pipeline", "tensorboard", "train", arguments["model"])) if place.rank == 0 else None
     facts = {"weights": weights, "architecture": network.architecture.as_dict(), "crops": len(crops.train), "validation_crops": len(crops.validation),
              "threshold_from_training_videos": crops.validates_on_training, "inputs": crops.input_statistics()}
-    start, scores = ray.train.get_checkpoint(), None
+    start = ray.train.get_checkpoint()
     steps = telemetry.steps_of(config.run.name, arguments["model"], config.train.batch_size if place.rank == 0 else 0)
-    with _local_copy(start) as resume, telemetry.training_watched(config.run.name, arguments["model"]):
+    reclaimed = ReclaimWatch(lambda training: _hand_in(training, {}, facts, place, name=f"epoch_{training.epoch:04d}_step_{training.step:06d}"))
+    with _local_copy(start) as resume:
         wrap = prepare_model if place.world > 1 else lambda module: module
-        for training, figures, scores in run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume,
-                                                   progress=steps):
-            if log is not None:
-                _log(log, training.epoch, figures, scores)
-                telemetry.epoch_ended(config.run.name, arguments["model"], figures, scores)
-                note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
-                storage.write_json(RunFolder(storage, config).key("train", arguments["model"], PROGRESS), {"epoch": training.epoch, "note": note})
-            constant = broadcast_from_rank_zero(scores is not None and is_constant(scores))
-            _report(training, figures, scores, facts, config, recipe, place, constant)
-            if constant:  # an error here would only make Ray Train do the same again
-                break
+        epochs = run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume,
+                            progress=steps, between=reclaimed)
+        scores = _train(epochs, config, recipe, storage, arguments["model"], facts, place, log)
     if log is not None:
         log.hparams({"recipe": recipe.recipe, "epsilon": recipe.attack.epsilon, "steps": recipe.attack.steps, "targets": recipe.attack.targets,
                      "lipschitz weight": recipe.lipschitz.weight, "epochs": recipe.epochs}, {f"hparam/{k}": v for k, v in (scores or {}).items() if v == v})
         log.close()
 
 
-def _report(training, figures, scores, facts, config, recipe, place, constant) -> None:
-    """After each epoch, a barrier for all workers; on validated epochs rank 0 hands in a checkpoint."""
-    due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
-    metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, CONSTANT: constant, **(scores or {})}
-    if place.rank != 0 or not due:
+def _train(epochs: Iterator, config: Config, recipe: RecipeConfig, storage: Storage, name: str, facts: dict, place: Place, log: EventLog | None) -> dict | None:
+    """Goes through the epochs, each told and handed in; returns the last validation's figures (rank 0).
+
+    A training that cannot go on ends here without an error: Ray Train would only do the same again.
+    """
+    folder, scores = RunFolder(storage, config), None
+    try:
+        for training, figures, scores in epochs:
+            if log is not None:
+                _log(log, training.epoch, figures, scores)
+                telemetry.epoch_ended(config.run.name, name, figures, scores)
+                note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
+                storage.write_json(folder.key("train", name, PROGRESS), {"epoch": training.epoch, "note": note})
+            constant, stalled = broadcast_from_rank_zero((scores is not None and is_constant(scores), has_stalled(training, config.train)))
+            due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
+            metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, CONSTANT: constant, **(scores or {})}
+            _hand_in(training, metrics, facts, place, name=f"epoch_{training.epoch:04d}" if due else None)
+            if constant or stalled:
+                break
+    except NonFiniteLoss as error:  # of all workers
+        if place.rank == 0:
+            telemetry.add("train_nonfinite", run=config.run.name, model=name)
+            storage.write_json(folder.key("train", name, NOT_FINITE), {"message": str(error), **error.batch})
+    return scores
+
+
+def _hand_in(training: Training, metrics: dict, facts: dict, place: Place, *, name: str | None) -> None:
+    """A barrier for all workers; where there is a name, rank 0 hands in a checkpoint under it, uploaded while training goes on."""
+    if place.rank != 0 or name is None:
         ray.train.report(metrics, checkpoint=None)
         return
-    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
-    try:
-        save_state(training, folder, facts)
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=f"epoch_{training.epoch:04d}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))  # Ray removes it after the upload
+    save_state(training, folder, facts)
+    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name, checkpoint_upload_mode=CheckpointUploadMode.ASYNC)
 
 
 def _log(log: EventLog, epoch: int, figures, scores) -> None:
     log.scalars({f"loss/{name}": value for name, value in figures.losses.items()}, epoch)
     log.scalars({"learning rate": figures.learning_rate, "epsilon": figures.epsilon, "images per second": figures.images_per_second,
-                 "data wait share": figures.data_wait_share}, epoch)
+                 "data wait share": figures.data_wait_share, "gradient norm": figures.gradient_norm}, epoch)
     log.scalars({f"probe/{name}": value for name, value in figures.probe.items()}, epoch)
     log.scalars({f"validation/{name}": value for name, value in (scores or {}).items()}, epoch)
     if figures.examples is not None:

@@ -134,6 +134,7 @@ def trial(settings: dict, config: dict) -> None:
     from robust.training.state import save_state
 
     parsed = parse(config)
+    parsed = parsed.model_copy(update={"train": parsed.train.model_copy(update={"patience": None})})  # it is ASHA that stops trials
     storage = Storage.from_config(parsed.storage)
     limit_threads(parsed.tune.cpus_per_trial)
     device = torch.device("cuda" if parsed.tune.gpus_per_trial > 0 and torch.cuda.is_available() else "cpu")

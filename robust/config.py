@@ -249,10 +249,12 @@ class TrainConfig(Section):
     balance: bool = Field(True, description="draw as many real as fake crops, and methods evenly")
     self_blend: SelfBlendConfig = SelfBlendConfig()
     select_by: SelectBy = Field("auc", description="validation figure of the best checkpoint")
+    patience: int | None = Field(None, ge=1, description="validations without a better robust AUC after which training ends; null: never")
     validation: ValidationConfig = ValidationConfig()
     baseline: RecipeConfig = RecipeConfig(epochs=20, attack=AttackConfig(epsilon=0))
     defended: RecipeConfig = RecipeConfig(epochs=50, lipschitz=LipschitzConfig(weight=9.3e-4))
     workers: int = resource(1, ge=1, description="Ray Train workers (DDP)")
+    least_workers: int | None = resource(None, ge=1, description="fewest workers it begins and goes on with while nodes are missing; null: workers")
     cpus_per_worker: float = resource(1, gt=0, description="CPUs of one worker; as many computing threads")
     gpus_per_worker: float = resource(0, ge=0, description="0: CPU")
     loader_threads: int = resource(2, ge=0, description="threads a worker decodes and augments with; 0: in the loop")
@@ -489,6 +491,8 @@ class Config(Section):
                 f"train.batch_size: {self.train.batch_size} is not a multiple of train.workers = {self.train.workers}; "
                 "every worker takes an equal part of a batch"
             )
+        if (self.train.least_workers or 1) > self.train.workers:
+            raise ValueError(f"train.least_workers: {self.train.least_workers} is more than train.workers = {self.train.workers}")
         if self.train.self_blend.share > 0 and not self.train.balance:
             raise ValueError(f"train.self_blend.share: {self.train.self_blend.share:g} is a share of the fake half of a batch, so train.balance must be true")
         if self.train.accumulate > self.train.batch_size // self.train.workers:

@@ -14,4 +14,10 @@ class StorageError(UserError):
 
 
 class NonFiniteLoss(UserError):
-    """A training whose loss is no finite number; nothing that it would do from there on is worth anything."""
+    """A training whose loss is no finite number; nothing that it would do from there on is worth anything.
+
+    Attributes:
+        batch: {"epoch", "step", "crops"}: where, and the crops of the whole batch as `CropSet.ids` names them.
+    """
+
+    batch: dict | None = None

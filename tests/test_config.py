@@ -59,6 +59,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tree, told):
     ({"train": {"optimizer": "adamm"}}, "train.optimizer", "'adamm'", "'adam', 'adamw' or 'sgd'"),
     ({"train": {"defended": {"attack": {"epsilon": 300}}}}, "train.defended.attack.epsilon", "300", "less than or equal to 255"),
     ({"train": {"batch_size": 32, "workers": 3}}, "train.batch_size", "32", "multiple of train.workers = 3"),
+    ({"train": {"workers": 2, "least_workers": 3}}, "train.least_workers", "3", "more than train.workers = 2"),
     ({"train": {"self_blend": {"share": 1.5}}}, "train.self_blend.share", "1.5", "less than or equal to 1"),
     ({"train": {"balance": False, "self_blend": {"share": 0.5}}}, "train.self_blend.share", "0.5", "balance must be true"),
     ({"model": {"activation": "swish"}}, "model.activation", "'swish'", "'relu', 'silu', 'gelu' or 'softplus'"),

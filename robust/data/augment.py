@@ -9,6 +9,7 @@ Each crop has its own seed, so that the result does not depend on the worker or 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -19,9 +20,21 @@ Augmentation = Callable[[np.ndarray, int], np.ndarray]
 
 
 def build_augmentation(config: AugmentConfig) -> Augmentation | None:
-    """A function of (uint8 RGB (H, W, 3), seed) to the same shape and dtype; None for level none."""
+    """A function of (uint8 RGB (H, W, 3), seed) to the same shape and dtype, for any number of threads; None for level none."""
     if config.level == "none":
         return None
+    own = threading.local()  # a pipeline keeps its random state in itself
+
+    def augment(image: np.ndarray, seed: int) -> np.ndarray:
+        if not hasattr(own, "pipeline"):
+            own.pipeline = _pipeline(config)
+        own.pipeline.set_random_seed(seed % 2**32)
+        return own.pipeline(image=image)["image"]
+
+    return augment
+
+
+def _pipeline(config: AugmentConfig):
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for its newest version at import
     import albumentations as A
 
@@ -42,10 +55,4 @@ def build_augmentation(config: AugmentConfig) -> Augmentation | None:
     covered = A.CoarseDropout(num_holes_range=(1, 3), hole_height_range=(0.1, 0.35), hole_width_range=(0.1, 0.35), p=0.5)
     strong = [*weak, colour, A.ToGray(p=0.2), geometry]
     levels = {"weak": weak, "geometric": [*weak, geometry], "strong": strong, "heavy": [shape, *light, soft, covered, *strong]}
-    pipeline = A.Compose(levels[config.level])
-
-    def augment(image: np.ndarray, seed: int) -> np.ndarray:
-        pipeline.set_random_seed(seed % 2**32)
-        return pipeline(image=image)["image"]
-
-    return augment
+    return A.Compose(levels[config.level])

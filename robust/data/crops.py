@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from robust.data.inputs import points_to_input, resize_one
 
 MEMORY_LIMIT = 4 * 2**30
 """Bytes up to which a worker keeps decoded crops; above, it keeps the encoded ones and decodes each time it draws one."""
+ENCODED_LIMIT = 8 * 2**30
+"""Bytes of stored faces up to which a worker keeps them in memory; above, they are in a local file (faces_on_disk.py)."""
 
 
 @dataclass
@@ -22,7 +25,8 @@ class CropSet:
         video_ids, methods: (N,) str arrays.
         size: model input size, pixels.
         pixels: (N, size, size, 3) uint8, or None when only the encoded images are kept.
-        encoded: N encoded images as they were read, without a copy; or None.
+        encoded: N encoded images as they were read, in memory without a copy or in a file; or None.
+        frames: (N,) int64 numbers of the crops' frames in their videos, or None.
         landmarks: (N, 5, 2) float32 pixels of the model's input, nan where they are not known; or None.
     """
 
@@ -31,21 +35,27 @@ class CropSet:
     methods: np.ndarray
     size: int
     pixels: np.ndarray | None = None
-    encoded: pa.ChunkedArray | None = None
+    encoded: Sequence[pa.BinaryScalar] | None = None
     landmarks: np.ndarray | None = None
+    frames: np.ndarray | None = None
 
     @classmethod
-    def from_table(cls, table, size: int) -> CropSet:
-        """From the rows of face shards (robust/data/shards.py), in their order."""
+    def from_table(cls, table, size: int, images: Sequence[bytes] | None = None) -> CropSet:
+        """From the rows of face shards (robust/data/shards.py), in their order.
+
+        Args:
+            images: the encoded images, where they are no column of the table.
+        """
         from robust.data.images import decode_image
 
-        images = table.column("image")
+        images = table.column("image") if images is None else images
         facts = dict(
             labels=table.column("label").to_numpy().astype(np.int64),
             video_ids=np.array(table.column("video_id").to_pylist(), dtype=object),
             methods=np.array(table.column("method").to_pylist(), dtype=object),
             size=size,
             landmarks=_landmarks(table, size) if "landmarks" in table.column_names else None,
+            frames=table.column("frame_index").to_numpy().astype(np.int64) if "frame_index" in table.column_names else None,
         )
         if len(images) * size * size * 3 > MEMORY_LIMIT:
             return cls(**facts, encoded=images)
@@ -74,6 +84,10 @@ class CropSet:
     def draw(self, index: int, seed: int | None) -> np.ndarray:
         """(size, size, 3) uint8: the crop; sets that are drawn anew each time override this."""
         return self.image(index)
+
+    def ids(self, indices: np.ndarray) -> list[dict]:
+        """[{"video_id", "frame_index"}] of some crops, the frame None where it is not known."""
+        return [{"video_id": str(self.video_ids[i]), "frame_index": None if self.frames is None else int(self.frames[i])} for i in indices]
 
     def evenly_over_videos(self, count: int) -> np.ndarray:
         """Indices of at most `count` crops, half real and half fake where there are enough of both.

@@ -47,6 +47,7 @@ class SelfBlendedCrops(CropSet):
             video_ids=np.concatenate([crops.video_ids, crops.video_ids[reals] + " blended"]),
             methods=np.concatenate([crops.methods, np.array([METHOD] * len(reals), object)]),
             size=crops.size, pixels=crops.pixels, encoded=crops.encoded, landmarks=crops.landmarks, made_of=reals,
+            frames=None if crops.frames is None else np.concatenate([crops.frames, crops.frames[reals]]),
             strengths=tuple(STRENGTHS.values()) if strength == "mixed" else (STRENGTHS[strength],),
         )  # fmt: skip
 

@@ -5,6 +5,7 @@ loop; the baseline's epsilon and Lipschitz weight are 0.
 """
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +29,12 @@ from robust.training.collapse import CollapseGuard
 from robust.training.folding import FoldedNetwork
 from robust.training.modes import set_training
 from robust.training.objective import Objective
-from robust.training.recipes import stage_of
+from robust.training.recipes import recipe_named, stage_of
 from robust.training.schedule import cosine_rate, rising_epsilon
-from robust.training.step import take_step
+from robust.training.step import GRADIENT_NORM, take_step
 
+FINITE = "finite"
+"""Among an epoch's sums: how many of its steps had a finite loss."""
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 
 
@@ -55,7 +58,12 @@ class Training:
     average: WeightAverage | None
     fold: bool = True
     epoch: int = 0  # epochs finished
+    step: int = 0  # steps done of the epoch under way
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)  # of its losses so far
+    can_pause: bool = False  # between any two steps: a saved state then has all that the rest of the epoch needs
     collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
+    best: float = -math.inf  # robust AUC of the best validation so far (rank 0 alone knows it)
+    since_best: int = 0  # validations since
     probed: tuple[float, float] | None = None  # epsilon and the collapse probe's AUC of these weights; a resumed run measures it anew
     folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
     perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
@@ -64,6 +72,11 @@ class Training:
     def scored(self) -> nn.Module:
         """The network that is validated, saved and attacked: the average where there is one."""
         return self.network if self.average is None else self.average.network
+
+    def validated(self, robust_auc: float) -> None:
+        """Notes a validation: whether it is better than all before (nan is not)."""
+        better = robust_auc > self.best
+        self.best, self.since_best = (robust_auc, 0) if better else (self.best, self.since_best + 1)
 
     def attacked(self, x: torch.Tensor) -> nn.Module:
         """The network that an attack on images like x differentiates: the deployed function, folded if that is asked for."""
@@ -76,7 +89,7 @@ class Training:
 
 @dataclass
 class EpochFigures:
-    """Means over an epoch's steps on this worker; seconds are wall time."""
+    """Means over an epoch's steps on this worker; steps and seconds (wall time) are those since it was begun or gone on with."""
 
     epoch: int
     steps: int
@@ -88,6 +101,7 @@ class EpochFigures:
     data_wait_share: float
     examples: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)
     probe: dict[str, float] = field(default_factory=dict)  # of the collapse check, where there was one
+    gradient_norm: float = math.nan  # of the weights, before it is clipped
 
 
 def start_training(
@@ -105,9 +119,13 @@ def start_training(
 def train_epoch(
     training: Training, crops: CropSet, settings: TrainConfig, recipe: RecipeConfig, augment: Augmentation | None,
     *, seed: int, place: Place, progress: Callable[[int, int], None] = lambda step, steps: None,
+    between: Callable[[Training], None] = lambda training: None,
 ) -> EpochFigures:
-    """One pass over the crops; moves `training` one epoch on.
+    """One pass over the crops, or what is left of it; moves `training` one epoch on.
 
+    Args:
+        progress: told of each step, how many are done and how many there are.
+        between: called between two steps of the epoch; `training` is then what it is, to be saved if it `can_pause`.
     Raises:
         NonFiniteLoss: (tells the epoch, the step and its crops).
     """
@@ -119,13 +137,14 @@ def train_epoch(
     epsilon_at = partial(rising_epsilon, total=total, epsilon=recipe.attack.epsilon, warmup=recipe.epsilon_warmup)
     training.perturbation = None
     guard = CollapseGuard.of(training, crops, recipe, epsilon=epsilon_at((epoch + 1) * steps - 1), seed=seed, place=place)
-    sums: dict[str, torch.Tensor] = {}
-    finite = torch.zeros((), device=place.device)
+    # What a single-step attack is compared with, and a perturbation that batches hand on, are in no saved state.
+    training.can_pause = guard is None and recipe_named(recipe.recipe).replay is None
+    first = training.step
     waited, started = 0.0, time.perf_counter()
     rate = epsilon = 0.0
     set_training(training.network, batch_norm=recipe.batch_norm or settings.batch_norm)
-    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings)
-    for step in range(steps):
+    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings, first=first)
+    for step in range(first, steps):
         before = time.perf_counter()
         indices, x, y = next(feed)
         waited += time.perf_counter() - before
@@ -136,22 +155,37 @@ def train_epoch(
         epsilon = epsilon_at(now)
         with _own_draws(seed, now, place):
             terms, adversarial = take_step(training, x, y, settings, recipe, rate=rate, epsilon=epsilon, seed=seed, now=now)
-        finite += terms["total"].isfinite()
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value
+        for name, value in {**terms, FINITE: terms["total"].isfinite().float()}.items():
+            training.sums[name] = training.sums.get(name, 0) + value
+        training.step = step + 1
         progress(step + 1, steps)
-    losses = {name: float(value) / steps for name, value in sums.items()}
-    if int(finite) < steps:  # from that step on the weights are no numbers, so it is the first
-        step = int(finite)
-        videos = sorted(set(crops.video_ids[batches[step, place.rank::place.world]]))
-        raise NonFiniteLoss(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
-                            "lower the learning rate or epsilon")
+        if step + 1 < steps:
+            between(training)
+    losses = {name: float(value) / steps for name, value in training.sums.items() if name != FINITE}
+    norm = losses.pop(GRADIENT_NORM, math.nan)
+    _require_finite(training, crops, batches, place)
     probe = guard.check() if guard is not None else {}
-    training.epoch += 1
+    training.epoch, training.step, training.sums = epoch + 1, 0, {}
     seconds = time.perf_counter() - started
-    drawn = steps * settings.batch_size
+    drawn = (steps - first) * settings.batch_size
     examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
-    return EpochFigures(epoch, steps, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe)
+    return EpochFigures(epoch, steps - first, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe, norm)
+
+
+def _require_finite(training: Training, crops: CropSet, batches: np.ndarray, place: Place) -> None:
+    """Raises: NonFiniteLoss, on all workers alike: of the first step in which one of them had no finite loss."""
+    finite = training.sums[FINITE].clone()
+    if place.world > 1 and torch.distributed.is_initialized():  # the others' weights are no numbers from the next step on
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    step, epoch = int(finite), training.epoch
+    if step == len(batches):  # from the first on weights are no numbers, so those before are all that were finite
+        return
+    named = crops.ids(batches[step])
+    videos = sorted({crop["video_id"] for crop in named})
+    error = NonFiniteLoss(f"training: the loss was no finite number in epoch {epoch}, step {step} (crops of {', '.join(videos[:4])}); "
+                          "lower the learning rate or epsilon")
+    error.batch = {"epoch": epoch, "step": step, "crops": named}
+    raise error
 
 
 def refit_batch_norms(
@@ -180,9 +214,9 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
 
 
 def _feed(
-    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig
+    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig, first: int = 0
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch, made ahead in a thread: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
+    """This worker's part of each batch, made ahead in threads: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
 
     def make(step: int):
         places = np.arange(place.rank, settings.batch_size, place.world)
@@ -196,13 +230,14 @@ def _feed(
         return indices, x.to(place.device, memory_format=torch.channels_last, non_blocking=True), y
 
     if place.loader_threads == 0:
-        yield from (moved(make(step)) for step in range(len(batches)))
+        yield from (moved(make(step)) for step in range(first, len(batches)))
         return
-    # One thread: albumentations keeps its random state in the pipeline object. OpenCV releases the interpreter lock.
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(make, step) for step in range(min(4, len(batches)))]
-        for step in range(len(batches)):
+    # Threads, not processes: decoding, OpenCV and numpy let go of the interpreter lock, and nothing is copied to them.
+    with ThreadPoolExecutor(place.loader_threads) as pool:
+        depth = 2 + 2 * place.loader_threads
+        ahead = [pool.submit(make, step) for step in range(first, min(first + depth, len(batches)))]
+        for step in range(first, len(batches)):
             item = ahead.pop(0).result()
-            if step + 4 < len(batches):
-                ahead.append(pool.submit(make, step + 4))
+            if step + depth < len(batches):
+                ahead.append(pool.submit(make, step + depth))
             yield moved(item)

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from robust.attacks.gates.preconditions import pixel_statistics
-from robust.config import Config, RecipeConfig, ValidationConfig
+from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
 from robust.data.augment import build_augmentation
-from robust.data.crops import CropSet
+from robust.data.crops import ENCODED_LIMIT, CropSet
 from robust.data.face_table import read_faces
+from robust.data.faces_on_disk import faces_on_disk, stored_bytes
 from robust.data.inputs import to_tensor
 from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.data.shards import SUBJECT
@@ -26,6 +27,8 @@ from robust.training.state import load_state
 from robust.training.validation import validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
+KNOWN = (pc.field("label") == 0) | (pc.field("track") == SUBJECT)
+"""The crops whose label is known."""
 LANDMARK_COLUMNS = ["landmarks", "window", "matrix", "height", "width"]
 
 
@@ -66,7 +69,12 @@ def load_crops(config: Config, storage) -> Crops:
 def _load_split(config: Config, storage, split: str, *, everybody: bool = False) -> CropSet:
     share = config.train.self_blend.share
     columns = COLUMNS + LANDMARK_COLUMNS if share > 0 else COLUMNS
-    crops = CropSet.from_table(_faces(config, storage, split, columns, everybody), config.model.input_size)
+    if stored_bytes(storage, config.run.name, split=split) > ENCODED_LIMIT:
+        keep = KNOWN if everybody else None
+        table, images = faces_on_disk(storage, config.run.name, split=split, columns=[*columns, "track"] if everybody else columns, subject_only=not everybody, keep=keep)
+    else:
+        table, images = _faces(config, storage, split, columns, everybody), None
+    crops = CropSet.from_table(table, config.model.input_size, images)
     if share < 1:
         _require_both_labels(crops, split)
     return crops
@@ -78,9 +86,9 @@ def _faces(config: Config, storage, split: str, columns: list[str], everybody: b
     if not everybody:
         return read_faces(storage, config.run.name, split=split, columns=columns, subject_only=True)
     table = read_faces(storage, config.run.name, split=split, columns=[*columns, "track"])
-    known = pc.or_(pc.equal(table.column("label"), 0), pc.equal(table.column("track"), SUBJECT))
-    table = table.drop_columns("track")
-    return table if pc.all(known).as_py() else table.filter(known)  # which copies every image
+    if len(table.select(["label", "track"]).filter(KNOWN)) < len(table):
+        table = table.filter(KNOWN)  # which copies every image
+    return table.drop_columns("track")
 
 
 def _require_both_labels(crops: CropSet, split: str) -> None:
@@ -104,13 +112,14 @@ def initial_detector(config: Config, recipe: RecipeConfig, storage) -> tuple[Det
 def run_epochs(
     config: Config, recipe: RecipeConfig, threat: ValidationConfig, network: Detector, crops: Crops, *, place: Place,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module, resume: Path | None = None,
-    progress: Callable[[int, int], None] = lambda step, steps: None,
+    progress: Callable[[int, int], None] = lambda step, steps: None, between: Callable[[Training], None] = lambda training: None,
 ) -> Iterator[tuple[Training, EpochFigures, dict[str, float] | None]]:
     """Trains to `recipe.epochs`, yielding after each epoch.
 
     Args:
         threat: what robust validation is measured at.
         resume: folder of a saved state to go on from.
+        progress, between: as of `train_epoch`.
     Yields:
         the training, the epoch's figures, and rank 0's validation figures (None elsewhere and between validations).
     """
@@ -118,15 +127,24 @@ def run_epochs(
     augment = build_augmentation(config.augment)
     if resume is not None:
         load_state(training, resume)
+        if has_stalled(training, config.train):
+            return
     elif network.swapped and recipe.refit > 0:
         refit_batch_norms(training, crops.train, config.train, recipe.refit, augment, seed=config.run.seed, place=place)
     while training.epoch < recipe.epochs:
-        figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress)
+        figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress,
+                              between=between)
         due = training.epoch % threat.every == 0 or training.epoch == recipe.epochs
         scores = None
         if place.rank == 0 and due:
             scores = validate(training.scored, crops.validation, threat, device=place.device, seed=config.run.seed)
+            training.validated(scores["robust_auc"])
         yield training, figures, scores
+
+
+def has_stalled(training: Training, settings: TrainConfig) -> bool:
+    """Whether robust validation has not got better for `train.patience` validations; rank 0 alone knows while it trains."""
+    return settings.patience is not None and training.since_best >= settings.patience
 
 
 def limit_threads(cpus: float) -> None:

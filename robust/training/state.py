@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -14,7 +15,13 @@ TENSORS, FACTS = "training.safetensors", "training.json"
 
 
 def save_state(training: Training, folder: Path, facts: dict) -> None:
-    """Writes what is scored as model.safetensors, and what is needed to go on beside it."""
+    """Writes what is scored as model.safetensors, and what is needed to go on beside it.
+
+    Raises:
+        ValueError: in the middle of an epoch that cannot pause there.
+    """
+    if training.step and not training.can_pause:
+        raise ValueError(f"a training cannot be saved after step {training.step} of epoch {training.epoch}: it holds more than a state does")
     (folder / WEIGHTS).write_bytes(weights_blob(training.scored))
     tensors = {f"network.{name}": value for name, value in training.network.state_dict().items()}
     optimizer = training.optimizer.state_dict()["state"]
@@ -27,8 +34,9 @@ def save_state(training: Training, folder: Path, facts: dict) -> None:
                 scalars.setdefault(str(index), {})[name] = value
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / TENSORS)
     updates = training.average.updates if training.average is not None else 0
-    state = {"epoch": training.epoch, "average_updates": updates, "collapsed": training.collapsed,
-             "optimizer_scalars": scalars, "facts": facts}
+    state = {"epoch": training.epoch, "step": training.step, "sums": {name: float(value) for name, value in training.sums.items()},
+             "best": training.best if math.isfinite(training.best) else None, "since_best": training.since_best,
+             "average_updates": updates, "collapsed": training.collapsed, "optimizer_scalars": scalars, "facts": facts}
     (folder / FACTS).write_text(json.dumps(state))
 
 
@@ -50,4 +58,7 @@ def load_state(training: Training, folder: Path) -> dict:
         moments.setdefault(int(index), {}).update(values)
     training.optimizer.load_state_dict({"state": moments, "param_groups": training.optimizer.state_dict()["param_groups"]})
     training.epoch, training.collapsed = state["epoch"], state.get("collapsed", False)
+    # A state of before there were pauses has none of these.
+    training.best, training.since_best = -math.inf if state.get("best") is None else state["best"], state.get("since_best", 0)
+    training.step, training.sums = state.get("step", 0), {name: torch.tensor(value) for name, value in state.get("sums", {}).items()}
     return state["facts"]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from robust.training.loop import Training
 
 
+GRADIENT_NORM = "gradient_norm"
+
+
 def take_step(
     training: Training, x: Tensor, y: Tensor, settings: TrainConfig, recipe: RecipeConfig,
     *, rate: float, epsilon: float, seed: int, now: int,
@@ -32,7 +35,7 @@ def take_step(
         epsilon: today's radius, 0-255 units.
         now: number of the step in the whole run, from which the attack's draws follow.
     Returns:
-        the terms of the objective (detached scalars) and the examples.
+        the terms of the objective and the norm of its gradient before clipping (detached scalars), and the examples.
     """
     for group in training.optimizer.param_groups:
         group["lr"] = rate
@@ -78,26 +81,31 @@ def _update(training, parts, examples, labels, settings, recipe, *, inputs: Tens
     with worst:
         optimizer.zero_grad(set_to_none=True)
         terms = _backward(training, parts, examples, labels, settings, recipe)
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     if settings.gradient_clip is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+        nn.utils.clip_grads_with_norm_(network.parameters(), settings.gradient_clip, norm)
     optimizer.step()
     if training.average is not None:
         training.average.update(network)
-    return terms
+    return {**terms, GRADIENT_NORM: norm}
 
 
 def _backward(training, parts, examples, labels, settings, recipe) -> dict[str, Tensor]:
     """Leaves the gradient of the mean over all parts; workers exchange it once, with the last part."""
     count, sums = sum(len(part) for part in parts), {}
+    whole = count
+    if isinstance(training.objective, DistributedDataParallel):  # it takes the mean over workers, whose parts of a batch may differ by one
+        whole = settings.batch_size / training.objective.process_group.size()
     for place, (part, example, of) in enumerate(zip(parts, examples, labels, strict=True)):
         waits = place < len(parts) - 1 and isinstance(training.objective, DistributedDataParallel)
         with training.objective.no_sync() if waits else nullcontext():
             with _precision(part, settings):
                 terms = training.objective(part, example, of.to(part.device, non_blocking=True), recipe)
-            share = len(part) / count
+            share = len(part) / whole
             (terms["total"] if share == 1 else terms["total"] * share).backward()
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0) + value.detach() * share
+            sums[name] = sums.get(name, 0) + value.detach() * (len(part) / count)
     return sums
 
 

@@ -29,6 +29,12 @@ def test_decoded_and_encoded_sets_give_the_same_pixels(table, monkeypatch):
     assert kept.labels.tolist() == [0, 1, 1, 0] and len(kept) == 4
 
 
+def test_a_crop_is_named_by_its_video_and_frame(table):
+    assert CropSet.from_table(table, 16).ids([1]) == [{"video_id": "b", "frame_index": None}]
+    framed = CropSet.from_table(table.append_column("frame_index", pa.array([0, 3, 7, 1], pa.int32())), 16)
+    assert framed.ids(np.array([2, 0])) == [{"video_id": "b", "frame_index": 7}, {"video_id": "a", "frame_index": 0}]
+
+
 def test_each_crop_is_augmented_with_its_own_seed(table):
     crops, seen = CropSet.from_table(table, 16), []
     crops.batch(np.array([2, 0]), np.array([7, 9], np.uint64), lambda image, seed: seen.append(seed) or image)

@@ -1,10 +1,12 @@
 """jobs/train.py: workers that train together, go on after one of them was killed, and a model published once."""
 
+import json
 import os
 import signal
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +14,15 @@ from small_cluster import small_cluster
 from tiny_run import write_faces
 
 import jobs.train as job
+import robust.training.session as session
 from cluster.local import SESSION_MARK
 from cluster.monitoring import targets
 from cluster.monitoring.prometheus import Prometheus, find_prometheus
+from jobs import reclaim
 from jobs.cli import run_stage
 from jobs.run_folder import RunFolder
 from robust.config_file import parse
-from robust.errors import UserError
+from robust.errors import NonFiniteLoss, UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.storage import Storage
 from robust.training.loop import Place
@@ -45,27 +49,34 @@ def with_faces(folder, **sections):
     return config, storage
 
 
-def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None):
+def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None, notice: tuple[int, int] | None = None):
     """The real worker, which writes down each step it does; one is killed once, in the middle of an epoch.
 
     Args:
         killed: rank, epoch (from 0) and step (from 1) at which that worker gets kill -9.
+        notice: epoch and step after which Ray says that a node is about to be taken away.
     """
+    wanted = "_step_" if notice else '"epoch_'
+
     def wait_for_a_checkpoint() -> None:
         """Until Ray's controller has written down one; it hears of a worker's report a moment later."""
         deadline = time.monotonic() + 60
-        while not any('"epoch_' in snapshot.read_text() for snapshot in folder.rglob("checkpoint_manager_snapshot.json")):
+        while not any(wanted in snapshot.read_text() for snapshot in folder.rglob("checkpoint_manager_snapshot.json")):
             assert time.monotonic() < deadline, "no checkpoint was registered"
             time.sleep(0.1)
 
     def worker(arguments):
+        import jobs.reclaim
         import jobs.train
         import robust.training.session as session
 
-        train_epoch, attempt = session.train_epoch, len(list(folder.glob("killed"))) + 1
+        train_epoch, attempt, done = session.train_epoch, len(list(folder.glob("killed"))) + 1, []
+        jobs.reclaim.ASK_EVERY_S = 0  # after each step
+        jobs.reclaim.ray.train.get_preemption_info = lambda: "soon" if attempt == 1 and notice and done[-1] >= notice else None
 
         def watched(training, *positional, place, progress, **keywords):
             def told(step, steps):
+                done.append((training.epoch, step))
                 with open(folder / f"rank{place.rank}", "a") as steps_done:
                     steps_done.write(f"{attempt} {training.epoch} {step}\n")
                 if (place.rank, training.epoch, step) == killed and not (folder / "killed").exists():
@@ -189,6 +200,38 @@ def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp
 
 
 @pytest.mark.cluster
+@pytest.mark.fault
+def test_after_a_notice_training_goes_on_at_the_very_batch(trained, tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path)
+    monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path, killed=(1, 1, 3), notice=(1, 2)))
+    run_stage("train", job.train, config, storage)
+    assert steps_of(tmp_path, 1, 1)[-1] == (1, 3)
+    for rank in (0, 1):
+        assert steps_of(tmp_path, rank, 2) == [(1, 3), (1, 4), *((2, step) for step in range(1, STEPS + 1))]
+    assert storage.read_json("tiny/train/defended/card.json")["sha256"] == trained[2]["models"]["defended"]["sha256"]  # equal to the bit
+
+
+@pytest.mark.cluster
+def test_training_begins_with_the_workers_that_there_is_room_for(trained, tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path, train={"workers": 4, "least_workers": 1})
+    monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path))
+    result = run_stage("train", job.train, config, storage)
+    assert [len(steps_of(tmp_path, rank, 1)) for rank in (0, 1)] == [3 * STEPS] * 2 and not (tmp_path / "rank2").exists()
+    assert result["models"]["defended"]["sha256"] == trained[2]["models"]["defended"]["sha256"]  # that of two workers
+
+
+@pytest.mark.cluster
+def test_a_loss_that_is_no_number_ends_the_job_once_and_its_batch_is_kept(ray_of_two, tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path, train={"optimizer": "sgd", "learning_rate": 1e30, "ema_decay": 0})
+    monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path))
+    with pytest.raises(NonFiniteLoss, match=r"epoch 0, step \d .*not_finite.json"):
+        job.train(config, storage)
+    kept = storage.read_json("tiny/train/defended/not_finite.json")
+    assert kept["epoch"] == 0 and len(kept["crops"]) == 8 and all(crop["frame_index"] in (0, 1) for crop in kept["crops"])
+    assert len(steps_of(tmp_path, 0, 1)) == STEPS  # one attempt: another would only do the same
+
+
+@pytest.mark.cluster
 def test_a_network_that_becomes_a_constant_is_not_trained_to_the_end(ray_of_two, tmp_path):
     fading = {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 100, "ema_decay": 0}  # each step takes the weights away
     config, storage = with_faces(tmp_path, train=fading)
@@ -205,6 +248,57 @@ def test_more_workers_than_the_cluster_has_is_an_error_not_a_wait(ray_of_two, tm
     config = config_of(tmp_path, train={"gpus_per_worker": 1})
     with pytest.raises(UserError, match="lower .*train.gpus_per_worker"):
         job.train(config, storage)
+
+
+def worker_alone(config, monkeypatch, *, notice: tuple[int, int] | None = None) -> list[tuple[str | None, dict, dict]]:
+    """The one worker of a training in this process, without Ray; returns (name, metrics, state) of what it handed in, without a name no state."""
+    handed, done = [], []
+    train_epoch = session.train_epoch
+
+    def watched(training, *positional, **keywords):
+        return train_epoch(training, *positional, **{**keywords, "progress": lambda step, steps: done.append((training.epoch, step))})
+
+    def report(metrics, checkpoint=None, checkpoint_dir_name=None, **_):
+        state = json.loads((Path(checkpoint.path) / "training.json").read_text()) if checkpoint else {}
+        handed.append((checkpoint_dir_name, metrics, state))
+
+    monkeypatch.setattr(session, "train_epoch", watched)
+    monkeypatch.setattr(job.ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1))
+    monkeypatch.setattr(job.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(job.ray.train, "get_preemption_info", lambda: "soon" if notice and done[-1] >= notice else None)
+    monkeypatch.setattr(job.ray.train, "report", report)
+    monkeypatch.setattr(job, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(reclaim, "ASK_EVERY_S", 0)
+    for module in (job, reclaim):
+        monkeypatch.setattr(module, "broadcast_from_rank_zero", lambda value: value)
+    job.train_worker({"config": config.model_dump(mode="json"), "model": "defended", "recipe": config.train.defended.model_dump(mode="json")})
+    return handed
+
+
+def test_a_notice_is_answered_with_the_state_between_two_steps(tmp_path, monkeypatch):
+    config, _ = with_faces(tmp_path, train={"workers": 1})
+    handed = worker_alone(config, monkeypatch, notice=(1, 2))
+    assert [name for name, _, _ in handed] == ["epoch_0001", "epoch_0001_step_000002", "epoch_0002", "epoch_0003"]
+    assert [(state["epoch"], state["step"]) for _, _, state in handed] == [(1, 0), (1, 2), (2, 0), (3, 0)]
+    assert handed[1][1] == {} and all(job.score_of(config.train.defended, config.train) in metrics for _, metrics, _ in handed[2:])  # it must not be chosen
+
+
+def test_training_ends_when_its_patience_does(tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path, train={"workers": 1, "patience": 1, "defended": {"epochs": 9, "attack": {"epsilon": 1, "steps": 1}}})
+    figures = iter([0.6, 0.7, 0.65, 0.9])
+    monkeypatch.setattr(session, "validate", lambda *_, **__: {"robust_auc": next(figures), "logit_spread": 1.0, "frame_auc": 0.9})
+    assert [name for name, _, _ in worker_alone(config, monkeypatch)] == ["epoch_0001", "epoch_0002", "epoch_0003"]
+    patient = with_faces(tmp_path / "other", train={"workers": 1})[0]
+    plans = [job.plan_for(one, storage, "baseline").fingerprint for one in (config, patient)]
+    assert plans[0] != plans[1]
+
+
+def test_a_worker_keeps_the_batch_whose_loss_was_no_number_and_ends_without_an_error(tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path, train={"workers": 1, "optimizer": "sgd", "learning_rate": 1e30, "ema_decay": 0})
+    assert worker_alone(config, monkeypatch) == []
+    kept = storage.read_json("tiny/train/defended/not_finite.json")
+    assert kept["epoch"] == 0 and kept["step"] >= 1 and len(kept["crops"]) == 8 and f"step {kept['step']}" in kept["message"]
+    assert all(crop["frame_index"] in (0, 1) and crop["video_id"].startswith("tiny/") for crop in kept["crops"])
 
 
 def test_a_network_that_cannot_be_built_is_told_before_any_worker_starts(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """robust/training/loop.py: a step is the gradient of the objective and nothing else; an epoch is what its seed says."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,18 @@ def test_the_gradient_is_clipped_to_its_norm():
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_the_norm_of_the_gradient_is_told_as_it_was_before_clipping():
+    free, *_ = stepped(recipe(**ATTACKED))
+    norm = float(torch.cat([parameter.grad.flatten() for parameter in free.network.parameters()]).norm())
+    train_settings = settings(optimizer="sgd", gradient_clip=norm / 10)
+    training = start_training(smooth(), train_settings, recipe(**ATTACKED), device=CPU)
+    terms, _ = take_step(training, *images(), train_settings, recipe(**ATTACKED), rate=0.0, epsilon=2.0, seed=1, now=5)
+    assert float(terms["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+    told = [train(smooth(), crop_set(reals=4, fakes=4), epochs=1, train_settings=settings(gradient_clip=clip))[1][0] for clip in (None, 1e-3)]
+    assert told[0].gradient_norm > 0.01 and "gradient_norm" not in told[0].losses
+    assert told[0].gradient_norm == pytest.approx(told[1].gradient_norm)
+
+
 def test_frozen_batch_norm_keeps_its_statistics_but_trains_its_weights():
     crops, before = crop_set(), smooth()
     training, _ = train(smooth(), crops, epochs=1, train_settings=settings(batch_norm="frozen"))
@@ -147,10 +161,25 @@ def test_the_global_random_state_stays_as_it_was():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_loader_thread_changes_nothing():
-    augment = build_augmentation(AugmentConfig())
-    runs = [train(smooth(), crop_set(), epochs=2, augment=augment, place=Place(loader_threads=threads))[0] for threads in (0, 2)]
-    assert same(weights(runs[0].network), weights(runs[1].network))
+@pytest.mark.parametrize("level", ["weak", "heavy"])
+def test_loader_threads_change_nothing(level):
+    augment = build_augmentation(AugmentConfig(level=level, noise_probability=0.5))
+    runs = [train(smooth(), crop_set(), epochs=2, augment=augment, place=Place(loader_threads=threads))[0] for threads in (0, 1, 4)]
+    assert all(same(weights(runs[0].network), weights(run.network)) for run in runs[1:])
+
+
+def test_several_threads_make_batches_at_the_same_time():
+    arrived = threading.Barrier(3, timeout=60)  # breaks if fewer than three draw at once
+
+    def meet(image, seed):
+        if not arrived.broken and not met:
+            arrived.wait()
+            met.append(seed)
+        return image
+
+    met: list = []
+    train(smooth(), crop_set(), epochs=1, augment=meet, place=Place(loader_threads=3))
+    assert len(met) >= 3 and not arrived.broken
 
 
 def blended_crops():
@@ -220,6 +249,7 @@ def test_a_loss_that_is_no_number_is_told_with_epoch_step_and_crops():
         train(network, crops, epochs=1, train_settings=train_settings)
     named = str(told.value).split("crops of ")[1].split(")")[0].split(", ")
     assert set(named) <= set(crops.video_ids[batches[2]]) and "lower the learning rate or epsilon" in str(told.value)
+    assert told.value.batch == {"epoch": 0, "step": 2, "crops": crops.ids(batches[2])}
 
 
 def test_bfloat16_trains():

@@ -1,6 +1,7 @@
 """robust/training/session.py: from a run's shards and settings to trained epochs."""
 
 import copy
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.noop_stage import crops_and_status
 from robust.config_file import parse
 from robust.data import crops as crop_sets
 from robust.data import face_table
+from robust.data.faces_on_disk import MappedImages
 from robust.data.inputs import to_tensor
 from robust.data.order import epoch_batches
 from robust.data.rows import VideoRow
@@ -21,7 +23,7 @@ from robust.errors import UserError
 from robust.models.checkpoint import save_checkpoint
 from robust.training.loop import Place
 from robust.training.session import _load_split as load_split
-from robust.training.session import initial_detector, load_crops, run_epochs
+from robust.training.session import has_stalled, initial_detector, load_crops, run_epochs
 from robust.training.state import save_state
 
 
@@ -113,6 +115,30 @@ def test_epochs_are_validated_when_due_and_resumed_where_they_ended(storage, tmp
     assert seen == [(3, 2, True)] and same(weights(resumed.network), weights(whole.network))
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_faces_too_many_for_memory_are_read_from_a_file_and_train_the_same(local_storage, tmp_path, monkeypatch, share):
+    storage = local_storage
+    write_faces(storage, "tiny", people=2)
+    config = config_of(train={"batch_size": 8, "self_blend": {"share": share}, "baseline": {"epochs": 1, "attack": {"epsilon": 0}}})
+
+    def trained():
+        crops = load_crops(config, storage)
+        torch.manual_seed(0)
+        network, _ = initial_detector(config, config.train.baseline, storage)
+        ((training, _, _),) = run_epochs(config, config.train.baseline, config.train.validation, network, crops, place=Place())
+        return crops, weights(training.network)
+
+    small, expected = trained()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("robust.training.session.ENCODED_LIMIT", 0)
+    monkeypatch.setattr("robust.data.crops.MEMORY_LIMIT", 100)
+    large, found = trained()
+    assert isinstance(large.train.encoded, MappedImages) and small.train.pixels is not None and same(found, expected)
+    assert np.array_equal(large.train.frames, small.train.frames) and large.train.ids(range(9)) == small.train.ids(range(9))
+    assert list((tmp_path / "temporary").iterdir()) == []  # it has no name any more
+
+
 def test_only_rank_0_validates(storage):
     config = config_of()
     recipe = config.train.baseline.model_copy(update={"epochs": 2})
@@ -182,3 +208,23 @@ def test_the_images_are_kept_as_they_were_read(local_storage, monkeypatch):
     loaded = load_split(config_of(), local_storage, "train", everybody=True)
     assert loaded.video_ids.tolist() == [f"own/m/{number}-{index}" for number in range(3) for index in range(4)]
     assert {chunk.buffers()[-1].address for chunk in loaded.encoded.chunks if len(chunk)} == addresses  # the very memory, not a copy of it
+
+
+def test_training_has_stalled_when_robust_validation_gets_no_better(storage, tmp_path, monkeypatch):
+    config = config_of(train={"batch_size": 8, "patience": 2, "baseline": {"epochs": 9, "attack": {"epsilon": 0}}})
+    figures = iter([0.5, 0.7, float("nan"), 0.7, 0.8])
+    monkeypatch.setattr("robust.training.session.validate", lambda *_, **__: {"robust_auc": next(figures)})
+    crops, recipe = load_crops(config, storage), config.train.baseline
+
+    def epochs(resume=None):
+        network, _ = initial_detector(config, recipe, storage)
+        return run_epochs(config, recipe, config.train.validation, network, crops, place=Place(), resume=resume)
+
+    for training, _, _ in epochs():
+        if has_stalled(training, config.train):
+            break
+    assert (training.epoch, training.best, training.since_best) == (4, 0.7, 2)
+    save_state(training, tmp_path, {})
+    assert list(epochs(tmp_path)) == []  # a job that was stopped before it published has no epoch left to do
+    patient = config.train.model_copy(update={"patience": None})
+    assert not has_stalled(training, patient)

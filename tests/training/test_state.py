@@ -11,7 +11,7 @@ from robust.config import AugmentConfig
 from robust.data.augment import build_augmentation
 from robust.models.checkpoint import WEIGHTS
 from robust.training.averaging import WeightAverage
-from robust.training.loop import start_training
+from robust.training.loop import Place, start_training, train_epoch
 from robust.training.state import FACTS, TENSORS, load_state, save_state
 
 RECIPE = recipe(epochs=4, attack={"epsilon": 2, "steps": 1}, lipschitz={"weight": 0.01}, epsilon_warmup=0.5)
@@ -34,6 +34,46 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path, changes):
 
     assert same(weights(resumed.network), weights(whole.network)) and same(weights(resumed.scored), weights(whole.scored))
     assert resumed.epoch == whole.epoch == 4 and not same(weights(half.network), weights(whole.network))
+
+
+def to_the_end(training, crops, train_settings, train_recipe, between=lambda training: None) -> list:
+    return [train_epoch(training, crops, train_settings, train_recipe, build_augmentation(AugmentConfig()), seed=24, place=Place(loader_threads=1), between=between)
+            for _ in range(train_recipe.epochs - training.epoch)]
+
+
+@pytest.mark.parametrize("more", [{}, {"recipe": "trades"}, {"recipe": "mart", "lipschitz": {"weight": 0.01}}, {"recipe": "flagship", "fast_share": 0.5}])
+def test_a_training_goes_on_at_the_very_batch_with_the_same_bits(tmp_path, more):
+    crops, keywords = crop_set(), (settings(ema_decay=0.9), recipe(epochs=3, attack={"epsilon": 2, "steps": 1}, epsilon_warmup=0.5, **more))
+
+    def started(seed: int):
+        return start_training(smooth(seed=seed, dropout=0.2), *keywords, device=torch.device("cpu"))
+
+    def save(training):
+        if (training.epoch, training.step) == (2, 3):  # of 4 steps
+            save_state(training, tmp_path, {})
+
+    whole, resumed = started(0), started(5)
+    figures = to_the_end(whole, crops, *keywords, between=save)
+    torch.manual_seed(99)
+    load_state(resumed, tmp_path)
+    assert (resumed.epoch, resumed.step) == (2, 3)
+    (last,) = to_the_end(resumed, crops, *keywords)
+    assert same(weights(resumed.network), weights(whole.network)) and same(weights(resumed.scored), weights(whole.scored))
+    assert last.losses == pytest.approx(figures[2].losses, rel=1e-5) and (last.steps, figures[2].steps) == (1, 4)  # its own step alone
+
+
+@pytest.mark.parametrize("more", [{"recipe": "fast"}, {"recipe": "free", "replays": 2}])
+def test_what_cannot_be_saved_in_the_middle_of_an_epoch_is_not(tmp_path, more):
+    seen, train_recipe = [], recipe(epochs=1, attack={"epsilon": 2, "steps": 1}, **more)
+
+    def save(training):
+        seen.append(training.can_pause)
+        with pytest.raises(ValueError, match=f"after step {len(seen)} of epoch 0"):
+            save_state(training, tmp_path, {})
+
+    training = start_training(smooth(), settings(), train_recipe, device=torch.device("cpu"))
+    to_the_end(training, crop_set(), settings(), train_recipe, between=save)
+    assert seen == [False] * 3 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("collapsed, more", [

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robust.config import AugmentConfig
 from robust.data.augment import build_augmentation
+from robust.errors import NonFiniteLoss
 from robust.training.loop import Place, start_training
 
 ATTACK = {"epsilon": 2, "steps": 2}
@@ -29,8 +30,12 @@ CASES = {
     "flagship": {"recipe": "flagship", "attack": ATTACK, "fast_share": 0.5, "lipschitz": {"weight": 10}},
     "awp": {"recipe": "trades", "attack": ATTACK, "beta": 1e3, "awp": 0.05},
     "accumulated": {"recipe": "mart", "attack": ATTACK, "awp": 0.05},
+    "uneven": {"attack": ATTACK, "lipschitz": {"weight": 0.1, "kind": "exact"}},
+    "uneven parts": {"recipe": "trades", "attack": ATTACK, "beta": 1e3, "awp": 0.05},
 }
-PARTS = {"accumulated": 2}
+PARTS = {"accumulated": 2, "uneven parts": 3}
+BATCH = {"uneven": 7, "uneven parts": 7}
+"""Of which one worker has 4 and the other 3."""
 EPOCHS = 2
 """Of one step each; the rate is so small that the second gradient is taken at the same weights."""
 
@@ -38,12 +43,25 @@ EPOCHS = 2
 def gradient(case: str, place: Place, wrap=lambda module: module) -> torch.Tensor:
     """What the last step left, flattened; it went through augmentation, attack and the Lipschitz term."""
     train_settings = settings(optimizer="sgd", learning_rate=1e-9, min_learning_rate=0, batch_norm="frozen",
-                              accumulate=PARTS.get(case, 1))
+                              accumulate=PARTS.get(case, 1), batch_size=BATCH.get(case, 8))
     train_recipe = recipe(epochs=EPOCHS, **CASES[case])
     training = start_training(smooth(), train_settings, train_recipe, device=place.device, wrap=wrap)
     train(None, crop_set(reals=4, fakes=4), epochs=EPOCHS, training=training, train_settings=train_settings, train_recipe=train_recipe,
           augment=build_augmentation(AugmentConfig()), place=place)
     return torch.cat([parameter.grad.flatten() for parameter in training.network.parameters()])
+
+
+def stopped(place: Place, wrap) -> dict:
+    """Where a training ends whose second worker has a loss that is no number in the only step."""
+    network = smooth()
+    if place.rank == 1:
+        network.head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    training = start_training(network, settings(), recipe(), device=place.device, wrap=wrap)
+    try:
+        train(None, crop_set(reals=4, fakes=4), epochs=1, training=training, place=place)
+    except NonFiniteLoss as error:
+        return error.batch
+    return {}
 
 
 def worker(rank: int, folder: str) -> None:
@@ -52,7 +70,7 @@ def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     gradients = {case: gradient(case, Place(rank, 2), DistributedDataParallel) for case in CASES}
-    torch.save(gradients, f"{folder}/{rank}.pt")
+    torch.save({**gradients, "stopped": stopped(Place(rank, 2), DistributedDataParallel)}, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -68,6 +86,12 @@ def test_two_workers_have_the_gradient_of_one(of_two, case):
     one = gradient(case, Place())
     assert torch.equal(of_two[0][case], of_two[1][case])
     assert float((of_two[0][case] - one).abs().max() / one.abs().max()) < 1e-4
+
+
+def test_workers_stop_together_where_one_has_a_loss_that_is_no_number(of_two):
+    # Else rank 0, whose loss was finite in that step, would go on with weights that are no numbers.
+    one, other = (of["stopped"] for of in of_two)
+    assert one == other and (one["epoch"], one["step"], len(one["crops"])) == (0, 0, 8)
 
 
 def test_the_cases_differ(of_two):
