@@ -89,7 +89,7 @@ def _block(videos: list[Mapping], max_frames: int | None, crops: int, everybody:
     )
 
 
-VERSION = 3
+VERSION = 4
 """Raised when an attack or a measurement computes otherwise, so that no result of before is taken for one of now.
 
 It is part of the name of whatever is kept: results of blocks, gates and universal patterns.

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from robust.attacks.noise import ImageNoise
 from robust.attacks.threat import L2, THREATS, Linf, round_towards
@@ -45,6 +46,19 @@ def test_projection_leaves_a_point_of_the_ball_alone(threat):
 def test_projection_reaches_the_edge(threat):
     x = torch.full((2, 3, 8, 8), 0.5)
     assert size(threat, threat.project(x + 0.3, x) - x) == pytest.approx(threat.epsilon, rel=1e-5)
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 1.0, 2.5])
+def test_projection_is_the_nearest_point_of_ball_and_box(epsilon):
+    # Told by a solver of constrained problems that knows nothing of clipping.
+    x = batch(dtype=torch.float64, shape=(4, 3, 3, 3))
+    far = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    projected = L2(epsilon).project(far, x)
+    for here, there, found in zip(x.flatten(1).numpy(), far.flatten(1).numpy(), projected.flatten(1).numpy(), strict=True):
+        ball = {"type": "ineq", "fun": lambda u: epsilon**2 - ((u - here) ** 2).sum(), "jac": lambda u: -2 * (u - here)}
+        nearest = minimize(lambda u: ((u - there) ** 2).sum(), here, jac=lambda u: 2 * (u - there), bounds=[(0, 1)] * len(here),
+                           constraints=[ball], method="SLSQP", options={"ftol": 1e-11, "maxiter": 1000})
+        assert nearest.success and abs(found - nearest.x).max() < 1e-4
 
 
 def test_l2_of_one_image_does_not_depend_on_the_others():
