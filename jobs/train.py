@@ -229,7 +229,7 @@ def _train(epochs: Iterator, config: Config, recipe: RecipeConfig, storage: Stor
                 telemetry.epoch_ended(config.run.name, name, figures, scores)
                 note = f"loss {figures.losses['total']:.3f}, {figures.images_per_second:.0f} images/s"
                 storage.write_json(folder.key("train", name, PROGRESS), {"epoch": training.epoch, "note": note})
-            constant, stalled = broadcast_from_rank_zero((scores is not None and is_constant(scores), has_stalled(training, config.train)))
+            constant, stalled = broadcast_from_rank_zero((scores is not None and is_constant(scores, training.first_spread), has_stalled(training, config.train)))
             due = training.epoch % config.train.validation.every == 0 or training.epoch == recipe.epochs
             metrics = {"epoch": training.epoch, "loss": figures.losses["total"], "images_per_second": figures.images_per_second, CONSTANT: constant, **(scores or {})}
             _hand_in(training, metrics, facts, place, name=f"epoch_{training.epoch:04d}" if due else None)

@@ -64,6 +64,7 @@ class Training:
     collapsed: bool = False  # a single-step attack was fooled once: PGD from then on
     best: float = -math.inf  # robust AUC of the best validation so far (rank 0 alone knows it)
     since_best: int = 0  # validations since
+    first_spread: float = math.inf  # of its validation logits before the first step (rank 0 alone knows it)
     probed: tuple[float, float] | None = None  # epsilon and the collapse probe's AUC of these weights; a resumed run measures it anew
     folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
     perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay

@@ -24,7 +24,7 @@ from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector, continue_from
 from robust.training.loop import EpochFigures, Place, Training, refit_batch_norms, start_training, train_epoch
 from robust.training.state import load_state
-from robust.training.validation import validate
+from robust.training.validation import clean_spread, validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
 KNOWN = (pc.field("label") == 0) | (pc.field("track") == SUBJECT)
@@ -131,6 +131,8 @@ def run_epochs(
             return
     elif network.swapped and recipe.refit > 0:
         refit_batch_norms(training, crops.train, config.train, recipe.refit, augment, seed=config.run.seed, place=place)
+    if resume is None and place.rank == 0:
+        training.first_spread = clean_spread(training.scored, crops.validation, device=place.device)
     while training.epoch < recipe.epochs:
         figures = train_epoch(training, crops.train, config.train, recipe, augment, seed=config.run.seed, place=place, progress=progress,
                               between=between)

@@ -36,6 +36,7 @@ def save_state(training: Training, folder: Path, facts: dict) -> None:
     updates = training.average.updates if training.average is not None else 0
     state = {"epoch": training.epoch, "step": training.step, "sums": {name: float(value) for name, value in training.sums.items()},
              "best": training.best if math.isfinite(training.best) else None, "since_best": training.since_best,
+             "first_spread": training.first_spread if math.isfinite(training.first_spread) else None,
              "average_updates": updates, "collapsed": training.collapsed, "optimizer_scalars": scalars, "facts": facts}
     (folder / FACTS).write_text(json.dumps(state))
 
@@ -60,5 +61,6 @@ def load_state(training: Training, folder: Path) -> dict:
     training.epoch, training.collapsed = state["epoch"], state.get("collapsed", False)
     # A state of before there were pauses has none of these.
     training.best, training.since_best = -math.inf if state.get("best") is None else state["best"], state.get("since_best", 0)
+    training.first_spread = math.inf if state.get("first_spread") is None else state["first_spread"]
     training.step, training.sums = state.get("step", 0), {name: torch.tensor(value) for name, value in state.get("sums", {}).items()}
     return state["facts"]

@@ -17,7 +17,8 @@ from robust.evaluation.metrics import auc, equal_error_threshold, fake_to_real, 
 
 BATCH = 64
 CONSTANT = 1e-2
-"""A detector whose logits spread less, and that tells nothing apart, has become a constant."""
+"""A detector whose logits spread less, and less than a tenth of what they did before its first step, and that tells nothing apart, has become a
+constant. One that was drawn at random begins with hardly any spread, and needs more than a few steps to get one."""
 
 
 def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, device: torch.device, seed: int) -> dict[str, float]:
@@ -54,9 +55,23 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
     }
 
 
-def is_constant(scores: dict[str, float]) -> bool:
-    """Whether validation found a detector that gives every crop one logit, which nothing brings back: with it goes the gradient."""
-    return scores["logit_spread"] < CONSTANT and abs(scores["frame_auc"] - 0.5) < 0.1
+def clean_spread(network: nn.Module, crops: CropSet, *, device: torch.device) -> float:
+    """Standard deviation of the clean logits of all crops, `logit_spread` of `validate`."""
+    training = network.training
+    network.eval()
+    try:
+        return float(_clean_logits(network, crops, np.arange(len(crops)), device).std())
+    finally:
+        network.train(training)
+
+
+def is_constant(scores: dict[str, float], first_spread: float) -> bool:
+    """Whether validation found a detector that gives every crop one logit, which nothing brings back: with it goes the gradient.
+
+    Args:
+        first_spread: `clean_spread` before the first step; inf where it is not known.
+    """
+    return scores["logit_spread"] < min(CONSTANT, first_spread / 10) and abs(scores["frame_auc"] - 0.5) < 0.1
 
 
 def _video_labels(crops: CropSet, indices: np.ndarray) -> np.ndarray:

@@ -21,10 +21,11 @@ from robust.data.rows import VideoRow
 from robust.data.shards import write_shard
 from robust.errors import UserError
 from robust.models.checkpoint import save_checkpoint
-from robust.training.loop import Place
+from robust.training.loop import Place, start_training
 from robust.training.session import _load_split as load_split
 from robust.training.session import has_stalled, initial_detector, load_crops, run_epochs
-from robust.training.state import save_state
+from robust.training.state import load_state, save_state
+from robust.training.validation import CONSTANT, is_constant
 
 
 def config_of(**sections):
@@ -228,3 +229,20 @@ def test_training_has_stalled_when_robust_validation_gets_no_better(storage, tmp
     assert list(epochs(tmp_path)) == []  # a job that was stopped before it published has no epoch left to do
     patient = config.train.model_copy(update={"patience": None})
     assert not has_stalled(training, patient)
+
+
+def test_a_network_drawn_at_random_is_no_constant_after_a_step_and_one_without_weights_is(storage, tmp_path):
+    config = config_of(train={"batch_size": 8, "learning_rate": 1e-9, "baseline": {"epochs": 1, "attack": {"epsilon": 0}}})
+    recipe, crops = config.train.baseline, load_crops(config, storage)
+    network, _ = initial_detector(config, recipe, storage)
+    (training, _, scores), = run_epochs(config, recipe, config.train.validation, network, crops, place=Place())
+    told_nothing = {**scores, "frame_auc": 0.5}
+    assert not is_constant(told_nothing, training.first_spread)  # batch norms have changed, and nothing else
+    assert not is_constant({**told_nothing, "logit_spread": CONSTANT / 4}, CONSTANT / 3)
+    assert not is_constant({**told_nothing, "logit_spread": 1e-4, "frame_auc": 0.9}, 1.0)
+    assert is_constant({**told_nothing, "logit_spread": training.first_spread / 20}, training.first_spread)
+    assert is_constant({**told_nothing, "logit_spread": 1e-3}, 5.0)
+    save_state(training, tmp_path, {})
+    again = start_training(initial_detector(config, recipe, storage)[0], config.train, recipe, device=Place().device)
+    load_state(again, tmp_path)
+    assert again.first_spread == training.first_spread > 0
