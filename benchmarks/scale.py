@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.noop_pipeline import slope
 from robust.config import Config
 from robust.config_file import parse
+from robust.data.crops import ENCODED_LIMIT
 from robust.data.shard_plan import crop_bytes, videos_of_a_shard
 
 CPUS = (16, 128, 1000, 16_000)
@@ -78,7 +79,8 @@ def told(arguments: argparse.Namespace, noop: dict, memory: Sequence[dict], conf
     lines.append("memory of the head with " + f"{biggest['rows']} videos: driver {biggest['most_mib']['driver']:.0f} MiB, GCS {biggest['most_mib']['gcs_server']:.0f} MiB")
 
     times = max(one["taken_bytes"] / one["image_bytes"] for one in memory)
-    lines += ["", f"TRAINING on {made['crops']:.0f} crops: a worker reads {made['bytes'] / 1e9:.0f} GB and holds {times * made['bytes'] / 1e9:.0f} GB ({times:.2f} times, the most measured)"]
+    kept = "keeps them in a file on its disk" if made["bytes"] > ENCODED_LIMIT else f"holds {times * made['bytes'] / 1e9:.0f} GB ({times:.2f} times, the most measured)"
+    lines += ["", f"TRAINING on {made['crops']:.0f} crops: a worker reads {made['bytes'] / 1e9:.0f} GB and {kept}"]
     for name, images in made["images"].items():
         speed = f", {images / arguments.gpu_images_s / 3600:.0f} GPU-hours, money {images / arguments.gpu_images_s / 3600 * arguments.gpu_hour_price:.0f}" if arguments.gpu_images_s else ""
         lines.append(f"{name}: {images / 1e6:.1f} million images, {images * arguments.train_cpu_s / 3600:.0f} CPU-hours{speed}")

@@ -50,5 +50,7 @@ def test_the_table_names_what_it_counts():
                                    gpu_hour_price=2.0, get_price=1.0, put_price=1.0, gigabyte_month_price=0.02)
     told = scale.told(arguments, noop, [{"image_bytes": 10, "taken_bytes": 12}], parse({}))
     crops = 0.8 * 0.85 * 128_000 * 25
-    assert f"TRAINING on {crops:.0f} crops" in told and "1.20 times" in told
+    assert f"TRAINING on {crops:.0f} crops" in told and "in a file on its disk" in told  # the whole of DFDC is no matter of memory
+    arguments.videos = 1000
+    assert "1.20 times" in scale.told(arguments, noop, [{"image_bytes": 10, "taken_bytes": 12}], parse({}))
     assert f"baseline: {20 * crops / 1e6:.1f} million images, {20 * crops / 3600:.0f} CPU-hours, {20 * crops / 100 / 3600:.0f} GPU-hours" in told
