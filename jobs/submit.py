@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from requests import RequestException
 
 from jobs.cli import report_failure
 from jobs.packing import Package, pack
@@ -39,6 +40,8 @@ NOT_READY = ("No available agent", "Failed to connect", "Connection refused")
 """What a head says that will take jobs in a moment: its dashboard answers before its agent has registered."""
 NOT_READY_STATUS = (500, 502, 503, 504)
 """And with which status."""
+UNREACHABLE = (ConnectionError, RequestException)
+"""What Ray's client raises where nobody answers: the first as it connects, the second later, which is no ConnectionError of Python's."""
 PATIENCE_S = 180
 """For a head that is not ready to take the job."""
 OUTAGE_S = 600
@@ -127,7 +130,7 @@ def running(client: JobSubmissionClient, metadata: dict[str, str]) -> str | None
         UserError: it is running with other settings.
     """
     of_run = {name: value for name, value in metadata.items() if name != "settings"}
-    for job in client.list_jobs():
+    for job in patiently(client.list_jobs, "the cluster does not tell its jobs; look at its dashboard"):
         told = job.metadata or {}
         if job.status in DEAD or not of_run.items() <= told.items():
             continue
@@ -178,9 +181,9 @@ def patiently(action: Callable, message: str):
             return action()
         except AuthenticationError as error:
             raise UserError(f"the cluster refuses the token ({_first_line(error)}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's") from error
-        except (RuntimeError, ConnectionError) as error:
+        except (RuntimeError, *UNREACHABLE) as error:
             told = _first_line(error)
-            if not isinstance(error, ConnectionError) and not is_not_ready(error):
+            if not isinstance(error, UNREACHABLE) and not is_not_ready(error):
                 raise UserError(f"the cluster says: {told[:300]}") from error
             if time.monotonic() > deadline:
                 raise UserError(f"{message} ({told[:200]})") from error
@@ -237,7 +240,7 @@ def look(client: JobSubmissionClient, name: str) -> tuple[JobDetails, str]:
         try:
             details = client.get_job_info(name)  # first: what is logged after it is shown in the next round, not lost
             return details, client.get_job_logs(name)
-        except (RuntimeError, ConnectionError) as error:
+        except (RuntimeError, *UNREACHABLE) as error:
             if status_of(error) == 404 or "does not exist" in str(error):
                 raise UserError(f"the cluster does not know job {name} (a head that restarts without its memory forgets jobs); the same command submits it anew") from error
             began = began or time.monotonic()

@@ -1,17 +1,21 @@
 """Jobs through `ray job submit` and jobs.submit to a real head with token authentication, storage on a real S3 server."""
 
+import json
 import shlex
 import signal
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import ray
 from head import ROOT, Head
-from ray.job_submission import JobDetails
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from jobs.packing import Package
-from jobs.submit import identity, is_not_ready, running
+from jobs.submit import identity, is_not_ready, look, running
 from robust.config_file import default_config, load_config, parse
 from robust.errors import UserError
 from robust.storage import Storage
@@ -120,6 +124,48 @@ def test_a_job_is_the_same_in_its_storage_alone_and_with_its_settings_alone():
     for other in ({"train": {"batch_size": 16}}, {"train": {"workers": 2}}):
         with pytest.raises(UserError, match="train of run r in s3://mine/runs is running as a with other settings"):
             running(Jobs(("a", "RUNNING", of(**other))), mine)
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Of a head's dashboard what a client needs that follows job `mine`."""
+
+    def do_GET(self):
+        job = {"type": "SUBMISSION", "submission_id": "mine", "status": "SUCCEEDED", "entrypoint": "", "driver_exit_code": 0}
+        answers = {"/api/version": {"version": "1", "ray_version": ray.__version__, "ray_commit": ""}, "/api/jobs/": [job], "/api/jobs/mine": job, "/api/jobs/mine/logs": {"logs": "said"}}
+        body = json.dumps(answers[self.path]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(address: tuple[str, int]) -> HTTPServer:
+    server = HTTPServer(address, Dashboard)
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+@pytest.mark.parametrize("ask, answer", [(lambda client: look(client, "mine")[1], "said"), (lambda client: running(client, {"run": "r"}), None)])
+def test_a_dashboard_that_is_away_for_a_moment_is_waited_for(monkeypatch, ask, answer):
+    """By Ray's own client, over HTTP: it raises other errors than it does for a head that it has never reached."""
+    server = serve(("127.0.0.1", 0))
+    client = JobSubmissionClient(f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+    back = []
+
+    def sleep(_):
+        back.append(None if len(back) < 2 else serve(server.server_address))  # HTTPServer takes an address again at once
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.submit.time.sleep", sleep)
+        assert ask(client) == answer and len(back) == 3
+    back[-1].shutdown()
+    back[-1].server_close()
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
