@@ -50,4 +50,5 @@ def tuned_settings(config: Config, storage: Storage) -> Tuned | None:
     checkpoint = winner["checkpoint"] if config.tune.winner == "checkpoint" else None
     if config.tune.winner == "checkpoint" and checkpoint is None:
         raise UserError(f"tune.winner=checkpoint: trial {winner['trial']} left no checkpoint; set tune.winner=retrain")
-    return Tuned(winner["settings"], f"tune trial {winner['trial']}", checkpoint)
+    number = winner["trial"].rpartition("_")[2]  # what is before it Ray draws anew, and the same run again should give the same card
+    return Tuned(winner["settings"], f"tune trial {number}", checkpoint)

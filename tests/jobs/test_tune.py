@@ -151,7 +151,7 @@ def test_a_trial_differs_from_the_defended_recipe_in_its_settings_and_length_onl
 def finished_search(folder, **tune):
     config = config_of(folder, **tune)
     storage = Storage.from_config(config.storage)
-    RunFolder(storage, config).write_result("tune", {"winner": {**row("t1", 0.9, 0.5), "checkpoint": "tiny/tune/trials/t1/c"}})
+    RunFolder(storage, config).write_result("tune", {"winner": {**row("1f2e3_00001", 0.9, 0.5), "checkpoint": "tiny/tune/trials/t1/c"}})
     return config, storage
 
 
@@ -159,7 +159,7 @@ def finished_search(folder, **tune):
 def test_the_winners_settings_replace_those_of_the_defended_recipe(tmp_path, winner, checkpoint):
     config, storage = finished_search(tmp_path, winner=winner)
     tuned = tuned_settings(config, storage)
-    assert (tuned.source, tuned.checkpoint) == ("tune trial t1", checkpoint)
+    assert (tuned.source, tuned.checkpoint) == ("tune trial 00001", checkpoint)
     recipe = tuned.apply(config.train.defended)
     # The trial's own step size follows from its epsilon and steps; the config's must not come back.
     assert (recipe.attack.epsilon, recipe.attack.steps, recipe.attack.step_size, recipe.lipschitz.weight, recipe.epochs) == (1.0, 2, None, 1e-3, 9)
