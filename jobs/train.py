@@ -128,6 +128,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
             name=f"attempts-{plan.fingerprint}", storage_path=path, storage_filesystem=filesystem,
             # Without a limit a worker group that cannot start is tried for ever.
             failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # else each worker tells of each epoch in the job's log, beside our progress
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
         ),
     )
