@@ -83,8 +83,8 @@ def _prefix(config: Config) -> str:
 
 
 def result_key(config: Config, candidate: Candidate, block: Block, item: Item) -> str:
-    """Where the result of one block for one item is kept; models are told apart by their weights, not by their names."""
-    name = blocks.result_name(block, item, model=candidate.sha256, batch_size=config.evaluate.batch_size, seed=config.run.seed)
+    """Where the result of one block for one item is kept; models are told apart by what they compute, not by their names."""
+    name = blocks.result_name(block, item, model=candidate.function, batch_size=config.evaluate.batch_size, seed=config.run.seed)
     return f"{_prefix(config)}/{name}.parquet"
 
 

@@ -9,7 +9,8 @@ import torch
 
 from robust.config import AuditedModelConfig, Config, StorageConfig
 from robust.errors import UserError
-from robust.models.checkpoint import checkpoint_place, load_checkpoint
+from robust.evaluation.attack_block import block_hash
+from robust.models.checkpoint import CARD, WEIGHTS, checkpoint_place, load_checkpoint
 from robust.models.foreign.kept import is_foreign, keep_foreign, load_kept
 from robust.storage import Storage
 
@@ -27,7 +28,13 @@ class Candidate:
 
     @property
     def sha256(self) -> str:
+        """Of the weights; of a model of other origin, of its file and settings."""
         return self.card["sha256"]
+
+    @property
+    def function(self) -> str:
+        """Names its results: of equal weights, another mean, activation or input size in the card makes another function."""
+        return block_hash(weights=self.sha256, architecture=self.card["architecture"])
 
 
 def find_candidates(config: Config, storage: Storage) -> list[Candidate]:
@@ -54,6 +61,8 @@ def _foreign(config: Config, storage: Storage, name: str, spec: AuditedModelConf
 def _candidate(name: str, storage: StorageConfig, key: str) -> Candidate:
     place = Storage.from_config(storage)
     _, card = load_checkpoint(place, key)  # a damaged one is told now, not from a task
+    if not card.get("sha256"):
+        raise UserError(f"evaluate: checkpoint {place.uri(key)}: {CARD} has no sha256 of {WEIGHTS}, under which results are kept; add it, or copy the card again")
     return Candidate(name, storage.model_copy(update={"uri": place.uri()}), key, card)  # tasks run in other folders
 
 

@@ -12,11 +12,11 @@ import ray
 from jobs.candidates import Candidate, load_model
 from jobs.gallery_task import WITH_GRADIENTS, headline_cell
 from jobs.room import require_room
-from jobs.surrogates import load_surrogates, other_weights
+from jobs.surrogates import load_surrogates, other_models
 from jobs.task_pool import device_of, remote
 from robust.config import Config
 from robust.evaluation import credibility
-from robust.evaluation.attack_block import Cell
+from robust.evaluation.attack_block import Cell, block_hash
 from robust.evaluation.credibility import Sample
 from robust.storage import Storage
 
@@ -35,25 +35,26 @@ def gates_cell(config: Config, cells: list[Cell]) -> Cell:
     return next((of_epsilon[name] for name in WITH_GRADIENTS if name in of_epsilon), like_pgd)
 
 
-def gates_key(config: Config, sha256: str, sample: Sample, cell: Cell) -> str:
-    """Where the outcome of one model is kept; models are told apart by their weights."""
-    name = credibility.gates_name(sample, cell, model=sha256, seed=config.run.seed)
+def gates_key(config: Config, candidate: Candidate, sample: Sample, cell: Cell) -> str:
+    """Where the outcome of one model is kept; models are told apart by what they compute and were trained on."""
+    model = block_hash(function=candidate.function, inputs=candidate.card.get("inputs"))
+    name = credibility.gates_name(sample, cell, model=model, seed=config.run.seed)
     return f"{config.run.name}/evaluate/gates/{name}.json"
 
 
-def read_or_run(config: Config, storage: Storage, candidates: Sequence, status: pa.Table, cell: Cell, *, split: str,
+def read_or_run(config: Config, storage: Storage, candidates: Sequence[Candidate], status: pa.Table, cell: Cell, *, split: str,
                 run: Callable) -> list[dict]:
     """All gates on all models, in order: {"model", "name", "passed", "measured", "remedy"}.
 
     Args:
-        candidates: the models, each with `name` and `sha256`.
+        candidates: the models.
         run: run(jobs) runs `gates_task(config, storage, *job)` for each job and returns when all are done.
     """
     sample = credibility.choose_sample(status, split=split, images=config.evaluate.gates.images,
                                        max_frames=config.evaluate.frames_per_video)
-    cells = {candidate: dataclasses.replace(cell, surrogates=other_weights(candidate, candidates)) for candidate in candidates}
-    keys = {candidate: gates_key(config, candidate.sha256, sample, cells[candidate]) for candidate in candidates}
-    missing = {key: candidate for candidate, key in keys.items() if not storage.exists(key)}  # equal weights: once
+    cells = {candidate: dataclasses.replace(cell, surrogates=other_models(candidate, candidates)) for candidate in candidates}
+    keys = {candidate: gates_key(config, candidate, sample, cells[candidate]) for candidate in candidates}
+    missing = {key: candidate for candidate, key in keys.items() if not storage.exists(key)}  # equal models: once
     run([(candidate, sample, cells[candidate], key, tuple(candidates)) for key, candidate in missing.items()])
     return [{"model": candidate.name, **gate} for candidate in candidates for gate in storage.read_json(keys[candidate])["gates"]]
 

@@ -86,13 +86,13 @@ def make_patterns(
     )
     epsilons = sorted({float(epsilon) for epsilon in wanted})
     patterns = {
-        candidate: tuple(Pattern(size, pattern_key(config, candidate.sha256, sample, size)) for size in epsilons)
+        candidate: tuple(Pattern(size, pattern_key(config, candidate, sample, size)) for size in epsilons)
         for candidate in candidates
     }
     known, tasks = set(storage.list(_prefix(config))), []
     for candidate, of_model in patterns.items():
         missing = tuple(pattern for pattern in of_model if pattern.key not in known)
-        known.update(pattern.key for pattern in missing)  # equal weights: once
+        known.update(pattern.key for pattern in missing)  # equal models: once
         if missing:
             keys = tuple(pattern.key for pattern in missing)
             tasks.append(Task(candidate, sample, fit_pattern, missing, keys, read_validation))
@@ -172,14 +172,14 @@ def _prefix(config: Config) -> str:
     return f"{config.run.name}/evaluate/universal"
 
 
-def pattern_key(config: Config, sha256: str, sample: Sample, epsilon: float) -> str:
-    """Where a pattern is kept; models are told apart by their weights, crops by where they come from."""
+def pattern_key(config: Config, candidate: Candidate, sample: Sample, epsilon: float) -> str:
+    """Where a pattern is kept; models are told apart by what they compute, crops by where they come from."""
     name = block_hash(
         universal=VERSION,
         attacks=blocks.VERSION,
         content=[block.content for block in sample.blocks],
         images=sample.images,
-        model=sha256,
+        model=candidate.function,
         epsilon=epsilon,
         steps=config.evaluate.universal.steps,
     )

@@ -26,7 +26,7 @@ class Cell(Item):
 
     Args:
         samples: random views of an image in one step, of eot.
-        surrogates: SHA-256 of the weights of the models that transfer is made on; see jobs/surrogates.py.
+        surrogates: hashes of the models that transfer is made on; see jobs/surrogates.py.
     """
 
     attack: str

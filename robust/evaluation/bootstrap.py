@@ -33,6 +33,8 @@ MIN_COMPONENTS = 10
 """With fewer clusters than this identities are resampled instead."""
 SMOOTH = frozenset({"auc", "ap"})
 """Ranking figures that change little with any one cluster: their intervals are jackknife.py's."""
+SHARES = frozenset({"eer", "tpr_at_fpr_1", "tpr_at_fpr_5"})
+"""Ranking figures that are shares of samples and have percentile intervals."""
 
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
@@ -132,7 +134,22 @@ def ranking_interval(
         curve = order.curve(weights)
         return {name: figure(curve) for name, figure in figures.items()}
 
-    return intervals(resamples, video_ids, evaluate, smooth=SMOOTH & figures.keys())
+    found = intervals(resamples, video_ids, evaluate, smooth=SMOOTH & figures.keys())
+    units = min(len(np.unique(resamples.units_of(video_ids[labels == label]))) for label in np.unique(labels))
+    return {name: _opened(interval, units) if name in SHARES else interval for name, interval in found.items()}
+
+
+def _opened(interval: Interval | None, units: int) -> Interval | None:
+    """A share that is 0 or 1 in every resample, as of perfectly parted scores, is not known exactly either; see `share_interval`."""
+    if interval is None or interval.low != interval.high or interval.low not in (0, 1):
+        return interval
+    open_end = _open_end(units)
+    return dataclasses.replace(interval, high=1 - open_end) if interval.low == 0 else dataclasses.replace(interval, low=open_end)
+
+
+def _open_end(units: int) -> float:
+    """Clopper-Pearson's lower bound of a share that was 1 in so many trials."""
+    return ((1 - LEVEL) / 2) ** (1 / units)
 
 
 def intervals(
@@ -189,7 +206,7 @@ def share_interval(resamples: Resamples, video_ids: np.ndarray, hits: np.ndarray
         left_out = jackknife.deletions(units, videos=len(np.unique(video_ids)))
         ends = jackknife.interval(value, lambda weights: _ratio(weights @ hits, weights.sum(axis=1)), left_out, level=LEVEL)
         return None if ends is None else Interval(*ends, 0)
-    open_end = ((1 - LEVEL) / 2) ** (1 / len(np.unique(units)))
+    open_end = _open_end(len(np.unique(units)))
     return Interval(0.0, 1 - open_end, 0) if value == 0 else Interval(open_end, 1.0, 0)
 
 

@@ -18,7 +18,7 @@ from robust.evaluation.attack_block import Cell, block_hash
 from robust.evaluation.blocks import VERSION as ATTACKS_VERSION
 from robust.evaluation.blocks import Block, plan_blocks, read_block
 
-VERSION = 2
+VERSION = 3
 """Raised when a gate or a threshold changes, so that no outcome of the old ones is taken for one of the new."""
 
 

@@ -102,6 +102,29 @@ class TwoFaced(Wrapped):
         return self.model(x) * (1 if not x.requires_grad else -0.5)
 
 
+class NotANumber(Wrapped):
+    """Gives NaN for an image that is not 8-bit or is noisier than pictures are; what an attack finds there is passed over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        between = (255 * x - (255 * x).round()).abs().amax(dim=(1, 2, 3)) > 1e-2
+        return torch.where(between | self.noisy(x), torch.nan, self.model(x))
+
+    def noisy(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), dtype=torch.bool)
+
+
+class NotANumberInNoise(NotANumber):
+    """The same for any pixel that lies off the clean images by 12 / 255 at most; honest beyond."""
+
+    def __init__(self, model: nn.Module, known: Tensor) -> None:
+        super().__init__(model)
+        self.known = known
+
+    def noisy(self, x: Tensor) -> Tensor:
+        off = 255 * (x[:, None] - self.known[None]).abs().amax(dim=(2, 3, 4)).amin(dim=1)
+        return (off > 1e-2) & (off < 12)
+
+
 class Random(Wrapped):
     """Noise is added to the input, as in a randomised defence."""
 

@@ -12,6 +12,8 @@ from gate_models import (
     Detached,
     Fractional,
     Ignorant,
+    NotANumber,
+    NotANumberInNoise,
     Quantised,
     Random,
     Reversed,
@@ -84,6 +86,17 @@ def test_a_dozen_images_and_one_image_do(sample, net):
     assert failed(net, x[:1], y[:1], Budget(4)) == set()
 
 
+def test_a_model_that_gives_no_number_beside_its_images_is_told_before_any_attack(sample, net):
+    x, y = sample
+    model = NotANumberInNoise(net, x)
+    assert torch.equal(model(x), net(x))
+    x_adv = pgd(model, x, y, Linf.from_255(4), steps=3)
+    assert torch.equal(x_adv, x)  # to the attack it looks perfectly robust
+    *_, last = outcomes = run_gates(model, x, y, Budget(4))
+    assert [gate.name for gate in outcomes if not gate.passed] == ["input_gradients"] and len(outcomes) == len(PRECONDITIONS)
+    assert "beside 32 of 32 images" in last.measured and "finite" in last.remedy
+
+
 # --- Each fault by its name ------------------------------------------------------------------------------------------
 
 
@@ -98,6 +111,7 @@ def test_a_dozen_images_and_one_image_do(sample, net):
         ("iterative_beats_one_step", Reversed, 8),
         ("more_steps", Reversed, 2),
         ("more_steps", Rippled, 2),
+        ("more_steps", NotANumber, 2),
         ("larger_epsilon", Trap, 8),
         ("large_epsilon", Scrambled, 2),
         ("large_epsilon", Rippled, 2),

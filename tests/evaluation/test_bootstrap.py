@@ -153,3 +153,16 @@ def test_the_expanded_percentile_interval_is_students_for_a_mean():
     values = np.random.default_rng(0).normal(0, 1, 200_000)
     interval = bootstrap.percentile(values, units=18)
     assert interval.high == pytest.approx(2.110 * np.sqrt(18 / 17), abs=0.03)
+
+
+def test_shares_of_perfectly_parted_scores_are_not_known_exactly():
+    # No resample differs, so percentiles would say [0, 0] of two videos; six people a class know no more than Clopper-Pearson.
+    from robust.evaluation.metrics import RANKINGS
+
+    ids, labels = np.array([f"v{index:02d}" for index in range(12)]), np.arange(12) % 2
+    resamples = bootstrap.draw(ids, [(f"d:{index}",) for index in range(12)], count=100, seed=0)
+    open_end = 0.025 ** (1 / 6)
+    for scores, eer, tpr in ((labels * 1.0, (0, 1 - open_end), (open_end, 1)), (-labels * 1.0, (open_end, 1), (0, 1 - open_end))):
+        found = bootstrap.ranking_interval(resamples, ids, scores, labels, RANKINGS)
+        for name, ends in (("eer", eer), ("tpr_at_fpr_1", tpr), ("tpr_at_fpr_5", tpr)):
+            assert (found[name].low, found[name].high) == pytest.approx(ends), name

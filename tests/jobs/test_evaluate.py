@@ -344,6 +344,34 @@ def test_new_weights_under_an_old_name_are_evaluated_anew(folder, by_hand):
         block_tasks.run_task(config, storage, tasks[0])
 
 
+@pytest.mark.parametrize("changed", [{"mean": [0.1, 0.1, 0.1]}, {"std": [1.0, 1.0, 1.0]}, {"activation": "silu"}])
+def test_the_same_weights_under_another_card_are_another_model(folder, by_hand, changed):
+    config = config_of(folder, epsilons=[0.5], bootstrap=10)
+    storage = Storage.from_config(config.storage)
+    one = job.find_candidates(config, storage)[0]
+    other = candidates.Candidate("other", one.storage, one.key, {**one.card, "architecture": {**one.card["architecture"], **changed}})
+    plan = blocks.plan_blocks(read_status(storage, RUN), split="test", block_size=10)
+    cell = attack_block.cells(config.evaluate)[0]
+    assert one.sha256 == other.sha256 and one.card["architecture"] != other.card["architecture"]
+    assert block_tasks.result_key(config, one, plan[0], cell) != block_tasks.result_key(config, other, plan[0], cell)
+    sample = gate_tasks.credibility.choose_sample(read_status(storage, RUN), split="test", images=8)
+    assert gate_tasks.gates_key(config, one, sample, cell) != gate_tasks.gates_key(config, other, sample, cell)
+    assert surrogates.other_models(one, [one, other]) == (other.function,)
+
+
+def test_a_card_without_the_hash_of_its_weights_is_named(folder, by_hand):
+    config = config_of(folder)
+    storage = Storage.from_config(config.storage)
+    card = f"{RUN}/train/defended/card.json"
+    kept = storage.read_json(card)
+    storage.write_json(card, {name: value for name, value in kept.items() if name != "sha256"})
+    try:
+        with pytest.raises(UserError, match="train/defended: card.json has no sha256 of model.safetensors"):
+            job.find_candidates(config, storage)
+    finally:
+        storage.write_json(card, kept)
+
+
 TRANSFER = {"tiny": {"pgd": {"steps": 3}, "transfer": {"steps": 3}}}
 
 
@@ -358,7 +386,7 @@ def test_transfer_is_made_on_the_other_checkpoints_and_kept_under_their_weights(
     assert cell.attack == "transfer"
     for target, other in ((baseline, defended), (defended, baseline)):
         (found,) = surrogates.cells_of(target, [baseline, defended], [cell])
-        assert found.surrogates == (other.sha256,)
+        assert found.surrogates == (other.function,)
         model, surrogate = (candidates.load_model(one.storage, one.key, one.sha256, "cpu") for one in (target, other))
         crops, pixels = blocks.read_block(storage, RUN, plan[0], size=SIZE)
         x, y = to_tensor(pixels), torch.tensor(crops.column("label").to_pylist())

@@ -245,7 +245,7 @@ def test_a_damaged_pattern_is_named(folder, by_hand):
     status, candidates = read_status(storage, RUN), job.find_candidates(settings, storage)
     sample = universal_tasks.choose_validation(settings, status)
     for candidate in candidates:
-        storage.write_bytes(universal_tasks.pattern_key(settings, candidate.sha256, sample, 4.0), b"junk")
+        storage.write_bytes(universal_tasks.pattern_key(settings, candidate, sample, 4.0), b"junk")
     with pytest.raises(UserError, match="universal perturbation .*safetensors is damaged .*delete it"):
         universal_tasks.measure_universal(
             settings, storage, candidates, status, None, sample, shown=4.0, run=job.run_tasks

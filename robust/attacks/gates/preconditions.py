@@ -19,6 +19,8 @@ SAME_LOGIT = 1e-3
 ZERO_GRADIENTS = 0.05
 """Share of images that may have no gradient: one of 32. The margin is nowhere flat: honest models have none."""
 
+BROKEN_LOGITS = "no attack can climb what is not a number: make the model finite for every image in [0, 1], and see its weights and its precision"
+
 
 def input_statistics(evidence: Evidence) -> Gate:
     """The images look like pictures, and like those of training where the checkpoint's card tells of them."""
@@ -72,6 +74,9 @@ def input_gradients(evidence: Evidence) -> Gate:
     if apart > SAME_LOGIT:
         measured = f"while gradients are recorded, logits differ by {apart:.2g} from those scored"
         return Gate("input_gradients", False, measured, remedy)
+    if broken := int((~evidence.noise.loss.isfinite()).sum()):  # attacks pass over such points, and stay where they began
+        measured = f"beside {broken} of {len(values)} images, at +-epsilon noise, the logit is not a finite number"
+        return Gate("input_gradients", False, measured, BROKEN_LOGITS)
     return Gate("input_gradients", share <= ZERO_GRADIENTS, measured, remedy)
 
 

@@ -6,6 +6,7 @@ from robust.attacks.gates.budget import LARGE_BUDGETS, NOISE_DRAWS, QUERIES, STE
 from robust.attacks.gates.compare import allowed, gains_less, lost, sampling_noise
 from robust.attacks.gates.evidence import Attacked, Evidence
 from robust.attacks.gates.gate import Gate
+from robust.attacks.gates.preconditions import BROKEN_LOGITS
 
 FALLS_BACK = 0.25
 """Share of its best gain that the attack's path may lose at its end; the overshoot of sign steps stays below it."""
@@ -22,6 +23,9 @@ def larger_epsilon(evidence: Evidence) -> Gate:
 def more_steps(evidence: Evidence) -> Gate:
     """Along the attack's path the loss rises: its end is no worse than its middle."""
     path = evidence.path[1:]  # the first call is the clean image
+    if broken := int((~path.isfinite()).any(dim=0).sum()):
+        measured = f"on the paths of {broken} of {path.shape[1]} images the logit is not a finite number somewhere"
+        return Gate("more_steps", False, measured, BROKEN_LOGITS)
     start, end = path[0], path[-1]
     means = [path[index].mean().item() for index in (0, len(path) // 2, len(path) - 1)]
     best = path[int(path.clamp_max(0).mean(dim=1).argmax())]
