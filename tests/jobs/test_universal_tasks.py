@@ -1,6 +1,7 @@
 """Universal perturbations as part of jobs.evaluate: made on validation people, kept, resumed, applied to test crops."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -198,16 +199,16 @@ def test_patterns_are_made_once_on_validation_crops_and_found_again(folder, by_h
 
 
 def test_a_pattern_is_of_its_model_crops_epsilon_and_steps(folder):
-    settings = config(folder)
+    settings, a, b = config(folder), SimpleNamespace(function="a"), SimpleNamespace(function="b")
     status = read_status(Storage.from_config(settings.storage), RUN)
     sample, fewer = (
         universal_tasks.choose_validation(config(folder, universal={"images": images}), status) for images in (16, 4)
     )
     keys = {
         universal_tasks.pattern_key(settings, *facts)
-        for facts in (("a", sample, 4.0), ("b", sample, 4.0), ("a", fewer, 4.0), ("a", sample, 8.0))
+        for facts in ((a, sample, 4.0), (b, sample, 4.0), (a, fewer, 4.0), (a, sample, 8.0))
     }
-    keys.add(universal_tasks.pattern_key(config(folder, universal={"steps": 6}), "a", sample, 4.0))
+    keys.add(universal_tasks.pattern_key(config(folder, universal={"steps": 6}), a, sample, 4.0))
     assert len(keys) == 5
     assert (
         universal_tasks.choose_validation(config(folder, universal={"images": 100}), status).images == 24
