@@ -50,6 +50,28 @@ OUTPUTS = {  # the network's output for a logit of fake z, and the settings that
 }
 
 
+class HidesFromMany(nn.Module):
+    """Without a gradient to the image where it is given more images than the gates look at."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.size(0) > 32:
+            return self.net(x.detach()) + x.mean(dim=(1, 2, 3))[:, None] * 1e-3
+        return self.net(x)
+
+
+def test_a_torchscript_file_that_counts_its_images_is_attacked_as_it_is():
+    model = load_foreign(torchscript(HidesFromMany(torch.jit.trace(Net().eval(), images(2))).eval(), how="script"), spec_of("torchscript"), WHERE)
+    x = images(50).requires_grad_()
+    (together,) = torch.autograd.grad(model(x).sum(), x)
+    alone = torch.cat([torch.autograd.grad(model(one[None]).sum(), one)[0][None] for one in x])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-4)
+    assert model(x[:0]).shape == (0,) and together.flatten(1).abs().amax(1).min() > 1e-4
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_kind_of_output_becomes_the_same_logit_and_gradient(name):
     function, spec = OUTPUTS[name]
