@@ -18,6 +18,7 @@ from scipy.stats import beta, norm
 from torch import Tensor, nn
 
 from robust.attacks.noise import ImageNoise
+from robust.errors import UserError
 from robust.evaluation.item import Item
 
 ABSTAINS = -1
@@ -89,10 +90,17 @@ def count_votes(model: nn.Module, x: Tensor, smoothing: Smoothing, *, seed: int)
         x: (N, 3, H, W) images in [0, 1].
     Returns:
         (N,) and (N,) counts.
+    Raises:
+        UserError: a logit is not finite.
     """
     noise = ImageNoise.of(x, generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(2, len(x), dtype=torch.int64, device=x.device)
+    counts, broken = torch.zeros(2, len(x), dtype=torch.int64, device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for draw in range(smoothing.n0 + smoothing.n):
-        counts[int(draw >= smoothing.n0)] += model(x + smoothing.sigma / 255 * noise.normal(draw)) > 0
+        logits = model(x + smoothing.sigma / 255 * noise.normal(draw))
+        counts[int(draw >= smoothing.n0)] += logits > 0
+        broken |= ~logits.isfinite()
+    if broken.any():  # asked once, as every question waits for the device
+        raise UserError(f"under noise of sigma {smoothing.sigma:g} the logit of {int(broken.sum())} of {len(x)} images is not a finite number, which is no "
+                        "vote; nothing is certified: see the weights, or choose a smaller evaluate.smoothing.sigmas")
     chosen, votes = counts.cpu().numpy()
     return chosen, votes

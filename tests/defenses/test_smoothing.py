@@ -7,6 +7,7 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from robust.defenses.smoothing import ABSTAINS, Smoothing, certify, count_votes, lower_bound, radii
+from robust.errors import UserError
 
 
 class Linear(nn.Module):
@@ -110,3 +111,12 @@ def test_no_attack_inside_the_radius_changes_the_vote_of_a_network():
     sure = certified.verdict != ABSTAINS
     share = np.where(certified.verdict == 1, votes, 1500 - votes)[sure] / 1500
     assert sure.sum() >= 3 and (share > 0.5).all()
+
+
+def test_a_logit_that_is_no_number_is_no_vote():
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return torch.where(x.amax(dim=(1, 2, 3)) > 1, torch.nan, 1.0)  # of noisy images only
+
+    with pytest.raises(UserError, match="sigma 16 the logit of 2 of 2 images is not a finite number"):
+        count_votes(Broken(), torch.ones(2, 3, 4, 4), Smoothing(16, 2, 10, 0.1), seed=0)
