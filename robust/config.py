@@ -412,7 +412,7 @@ class EvaluateConfig(Section):
     universal: UniversalConfig = UniversalConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
     export: ExportConfig = ExportConfig()
-    checkpoints: dict[str, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
+    checkpoints: dict[Name, str] = resource({}, description="more models by name: folders with model.safetensors + card.json")
     models: dict[Name, AuditedModelConfig] = resource({}, description="models of other origin by name, see docs/audit.md")
     images: str | None = resource(None, description="a folder of face crops (real/, fake/) to evaluate on instead of videos; null: the run's")
     frames_per_video: int | None = Field(None, ge=1, description="at most so many test crops a video; null: all")

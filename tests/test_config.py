@@ -266,3 +266,10 @@ def test_what_is_wrong_with_a_model_to_audit_is_told(change, told):
     settings = {**yaml.safe_load(MODEL), **yaml.safe_load(f"{{{change}}}")}
     with pytest.raises(ConfigError, match=told):
         parse({"evaluate": {"models": {"mine": settings}}})
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", "<script>", ""])
+def test_a_checkpoints_name_is_no_path(name):
+    # Event files of TensorBoard are written to a folder of this name.
+    with pytest.raises(ConfigError, match="evaluate.checkpoints"):
+        parse({"run": {"name": "r"}, "evaluate": {"checkpoints": {name: "/models/m"}}})
