@@ -33,8 +33,8 @@ MIN_COMPONENTS = 10
 """With fewer clusters than this identities are resampled instead."""
 SMOOTH = frozenset({"auc", "ap"})
 """Ranking figures that change little with any one cluster: their intervals are jackknife.py's."""
-SHARES = frozenset({"eer", "tpr_at_fpr_1", "tpr_at_fpr_5"})
-"""Ranking figures that are shares of samples and have percentile intervals."""
+SHARES = frozenset({"auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5"})
+"""Ranking figures that lie in [0, 1]."""
 
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
@@ -140,7 +140,10 @@ def ranking_interval(
 
 
 def _opened(interval: Interval | None, units: int) -> Interval | None:
-    """A share that is 0 or 1 in every resample, as of perfectly parted scores, is not known exactly either; see `share_interval`."""
+    """A figure that is 0 or 1 in every resample, as of perfectly parted scores, is not known exactly either.
+
+    Where the AUC is a, all fakes lie above all reals with probability a^units at most: so it is where a share 1 - a of the fakes lies below all reals.
+    """
     if interval is None or interval.low != interval.high or interval.low not in (0, 1):
         return interval
     open_end = _open_end(units)

@@ -164,5 +164,9 @@ def test_shares_of_perfectly_parted_scores_are_not_known_exactly():
     open_end = 0.025 ** (1 / 6)
     for scores, eer, tpr in ((labels * 1.0, (0, 1 - open_end), (open_end, 1)), (-labels * 1.0, (open_end, 1), (0, 1 - open_end))):
         found = bootstrap.ranking_interval(resamples, ids, scores, labels, RANKINGS)
-        for name, ends in (("eer", eer), ("tpr_at_fpr_1", tpr), ("tpr_at_fpr_5", tpr)):
+        for name, ends in (("auc", tpr), ("eer", eer), ("tpr_at_fpr_1", tpr), ("tpr_at_fpr_5", tpr)):
             assert (found[name].low, found[name].high) == pytest.approx(ends), name
+        logarithms = [one for name, one in found.items() if name.startswith("log_weighted")]
+        assert logarithms and all(one is None or one.high <= 0 for one in logarithms)
+    perfect = bootstrap.ranking_interval(resamples, ids, labels * 1.0, labels, RANKINGS)["ap"]
+    assert (perfect.low, perfect.high) == pytest.approx((open_end, 1))
