@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -128,7 +129,7 @@ def train_model(config: Config, storage: Storage, plan: Plan) -> dict:
             name=f"attempts-{plan.fingerprint}", storage_path=path, storage_filesystem=filesystem,
             # Without a limit a worker group that cannot start is tried for ever.
             failure_config=FailureConfig(max_failures=settings.max_failures, controller_failure_limit=3),
-            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # else each worker tells of each epoch in the job's log, beside our progress
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # of the controller; our progress tells the rest
             checkpoint_config=CheckpointConfig(num_to_keep=settings.checkpoints_to_keep, checkpoint_score_attribute=score, checkpoint_score_order="max"),
         ),
     )
@@ -192,6 +193,7 @@ def require_crops(config: Config, storage: Storage) -> None:
 
 def train_worker(arguments: dict) -> None:
     """Runs in every Ray Train worker."""
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train writes every report there, which a submitted job's log would show
     config, recipe = parse(arguments["config"]), RecipeConfig.model_validate(arguments["recipe"])
     storage = Storage.from_config(config.storage)
     limit_threads(config.train.cpus_per_worker)
