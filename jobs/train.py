@@ -28,6 +28,7 @@ from jobs.reclaim import ReclaimWatch
 from jobs.room import require_room
 from jobs.run_folder import RunFolder
 from jobs.tuned import Tuned, tuned_settings
+from jobs.watchdog import Watchdog
 from robust.config import Config, RecipeConfig, TrainConfig, ValidationConfig
 from robust.config_file import parse
 from robust.config_identity import fingerprint, science
@@ -208,11 +209,12 @@ def train_worker(arguments: dict) -> None:
     start = ray.train.get_checkpoint()
     steps = telemetry.steps_of(config.run.name, arguments["model"], config.train.batch_size if place.rank == 0 else 0)
     reclaimed = ReclaimWatch(lambda training: _hand_in(training, {}, facts, place, name=f"epoch_{training.epoch:04d}_step_{training.step:06d}"))
-    with _local_copy(start) as resume:
+    with _local_copy(start) as resume, Watchdog(config.train.hang_timeout_s, f"train {arguments['model']}, worker {place.rank}") as watchdog:
+        watchdog.listen(network)
         wrap = prepare_model if place.world > 1 else lambda module: module
         epochs = run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume,
                             progress=steps, between=reclaimed)
-        scores = _train(epochs, config, recipe, storage, arguments["model"], facts, place, log)
+        scores = _train(watchdog.over(epochs), config, recipe, storage, arguments["model"], facts, place, log)
     if log is not None:
         log.hparams({"recipe": recipe.recipe, "epsilon": recipe.attack.epsilon, "steps": recipe.attack.steps, "targets": recipe.attack.targets,
                      "lipschitz weight": recipe.lipschitz.weight, "epochs": recipe.epochs}, {f"hparam/{k}": v for k, v in (scores or {}).items() if v == v})

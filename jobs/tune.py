@@ -29,6 +29,7 @@ from jobs.search_space import CHOICES, param_space, require_recipes
 from jobs.searchers import search_algorithm
 from jobs.trial_resume import StepCost, checkpoint_folder
 from jobs.tuned import with_settings
+from jobs.watchdog import Watchdog
 from robust.config import Config, RecipeConfig
 from robust.config_file import parse
 from robust.errors import ConfigError, UserError
@@ -147,9 +148,12 @@ def trial(settings: dict, config: dict) -> None:
     threat = parsed.tune.threat.model_copy(update={"every": 1})
     place = Place(0, 1, device, parsed.train.loader_threads)
     steps = telemetry.steps_of(parsed.run.name, telemetry.TRIALS, parsed.train.batch_size)
-    with checkpoint_folder(tune.get_checkpoint()) as start, telemetry.trial_watched(parsed.run.name, begins=start is None) as epoch_ended:
+    with (checkpoint_folder(tune.get_checkpoint()) as start, telemetry.trial_watched(parsed.run.name, begins=start is None) as epoch_ended,
+          Watchdog(parsed.train.hang_timeout_s, "tune: a trial") as watchdog):
+        watchdog.listen(network)
         cost = StepCost.of(start)
-        for training, figures, scores in run_epochs(parsed, recipe, threat, network, crops, place=place, resume=start, progress=steps):
+        epochs = run_epochs(parsed, recipe, threat, network, crops, place=place, resume=start, progress=steps)
+        for training, figures, scores in watchdog.over(epochs):
             epoch_ended(figures)
             cost = cost.after(figures)
             folder = Path(tempfile.mkdtemp(prefix="trial-"))

@@ -260,6 +260,9 @@ class TrainConfig(Section):
     loader_threads: int = resource(2, ge=0, description="threads a worker decodes and augments with; 0: in the loop")
     checkpoints_to_keep: int = resource(2, ge=1, description="best ones that stay in the storage, beside the latest")
     max_failures: int = resource(3, ge=0, description="restarts after a lost worker before the job is an error")
+    hang_timeout_s: float | None = resource(
+        1800, gt=0, le=86400, description="seconds without a forward pass of the network after which a worker or trial is ended as one that hangs; null: never"
+    )
 
 
 class TuneConfig(Section):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,11 +50,12 @@ def with_faces(folder, **sections):
     return config, storage
 
 
-def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None, notice: tuple[int, int] | None = None):
+def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None, hangs: bool = False, notice: tuple[int, int] | None = None):
     """The real worker, which writes down each step it does; one is killed once, in the middle of an epoch.
 
     Args:
         killed: rank, epoch (from 0) and step (from 1) at which that worker gets kill -9.
+        hangs: it stands still there instead.
         notice: epoch and step after which Ray says that a node is about to be taken away.
     """
     wanted = "_step_" if notice else '"epoch_'
@@ -64,6 +66,9 @@ def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None, 
         while not any(wanted in snapshot.read_text() for snapshot in folder.rglob("checkpoint_manager_snapshot.json")):
             assert time.monotonic() < deadline, "no checkpoint was registered"
             time.sleep(0.1)
+
+    def stands_still() -> None:
+        threading.Event().wait()
 
     def worker(arguments):
         import jobs.reclaim
@@ -82,7 +87,7 @@ def watched_worker(folder: Path, *, killed: tuple[int, int, int] | None = None, 
                 if (place.rank, training.epoch, step) == killed and not (folder / "killed").exists():
                     wait_for_a_checkpoint()
                     (folder / "killed").touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    stands_still() if hangs else os.kill(os.getpid(), signal.SIGKILL)
                 progress(step, steps)
 
             return train_epoch(training, *positional, place=place, progress=told, **keywords)
@@ -197,6 +202,21 @@ def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp
     run_stage("train", job.train, config, storage)
     assert {**storage.read_json("tiny/train/defended/card.json"), "code": card["code"]} == card
     assert (tmp_path / "rank0").read_text() == before
+
+
+@pytest.mark.cluster
+@pytest.mark.fault
+def test_a_worker_that_hangs_is_ended_and_costs_what_a_killed_one_does(trained, tmp_path, monkeypatch):
+    config, storage = with_faces(tmp_path, train={"hang_timeout_s": 15})
+    monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path, killed=(1, 1, 2), hangs=True))
+    run_stage("train", job.train, config, storage)
+    assert steps_of(tmp_path, 1, 1)[-1] == (1, 2)
+    for rank in (0, 1):
+        assert steps_of(tmp_path, rank, 2) == [(epoch, step) for epoch in (1, 2) for step in range(1, STEPS + 1)]
+    assert storage.read_json("tiny/train/defended/card.json")["sha256"] == trained[2]["models"]["defended"]["sha256"]  # equal to the bit
+    told = [text for log in Path(os.environ[SESSION_MARK]).glob("session_2*/logs/worker-*.err") if "(train.hang_timeout_s)" in (text := log.read_text())]
+    (hung,) = [text for text in told if "train defended, worker 1: no forward pass of the network for 15 s" in text]
+    assert " in stands_still" in hung and any("worker 0: no forward pass" in text for text in told)  # it waited for the other
 
 
 @pytest.mark.cluster
