@@ -35,6 +35,7 @@ SMOOTH = frozenset({"auc", "ap"})
 """Ranking figures that change little with any one cluster: their intervals are jackknife.py's."""
 SHARES = frozenset({"auc", "ap", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5"})
 """Ranking figures that lie in [0, 1]."""
+ROUNDING = 1e-9
 
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
@@ -144,10 +145,10 @@ def _opened(interval: Interval | None, units: int) -> Interval | None:
 
     Where the AUC is a, all fakes lie above all reals with probability a^units at most: so it is where a share 1 - a of the fakes lies below all reals.
     """
-    if interval is None or interval.low != interval.high or interval.low not in (0, 1):
+    if interval is None or not (interval.high < ROUNDING or interval.low > 1 - ROUNDING):
         return interval
     open_end = _open_end(units)
-    return dataclasses.replace(interval, high=1 - open_end) if interval.low == 0 else dataclasses.replace(interval, low=open_end)
+    return dataclasses.replace(interval, low=0.0, high=1 - open_end) if interval.high < ROUNDING else dataclasses.replace(interval, low=open_end, high=1.0)
 
 
 def _open_end(units: int) -> float:
