@@ -1,6 +1,7 @@
 """Several workers do what one does: the gradient of two, each with its half of a batch, is that of one with all of it."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from robust.config import AugmentConfig
 from robust.data.augment import build_augmentation
 from robust.errors import NonFiniteLoss
 from robust.training.loop import Place, start_training
+from robust.training.state import load_state, save_state
 
 ATTACK = {"epsilon": 2, "steps": 2}
 CASES = {
@@ -64,13 +66,33 @@ def stopped(place: Place, wrap) -> dict:
     return {}
 
 
+def resumed(place: Place, wrap, folder: str) -> dict[str, torch.Tensor]:
+    """Weights and statistics after two epochs with norms in training: of one run, and of one that went on from rank 0's state."""
+    keywords = {"train_settings": settings(batch_norm="train", batch_size=8), "train_recipe": recipe(epochs=2, attack=ATTACK)}
+    crops = crop_set(reals=16, fakes=16)
+
+    def started(seed: int):
+        return start_training(smooth(seed=seed), *keywords.values(), device=place.device, wrap=wrap)
+
+    whole, half, rest = started(0), started(0), started(5)
+    train(None, crops, epochs=2, training=whole, place=place, **keywords)
+    train(None, crops, epochs=1, training=half, place=place, **keywords)
+    if place.rank == 0:
+        save_state(half, Path(folder), {})
+    distributed.barrier()
+    load_state(rest, Path(folder))
+    train(None, crops, epochs=1, training=rest, place=place, **keywords)
+    return {name: torch.cat([value.flatten().double() for value in one.network.state_dict().values()]) for name, one in (("whole", whole), ("resumed", rest), ("half", half))}
+
+
 def worker(rank: int, folder: str) -> None:
     """One of two processes that reduce their gradients over 127.0.0.1."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     gradients = {case: gradient(case, Place(rank, 2), DistributedDataParallel) for case in CASES}
-    torch.save({**gradients, "stopped": stopped(Place(rank, 2), DistributedDataParallel)}, f"{folder}/{rank}.pt")
+    torch.save({**gradients, "stopped": stopped(Place(rank, 2), DistributedDataParallel), **resumed(Place(rank, 2), DistributedDataParallel, folder)},
+               f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -92,6 +114,12 @@ def test_workers_stop_together_where_one_has_a_loss_that_is_no_number(of_two):
     # Else rank 0, whose loss was finite in that step, would go on with weights that are no numbers.
     one, other = (of["stopped"] for of in of_two)
     assert one == other and (one["epoch"], one["step"], len(one["crops"])) == (0, 0, 8)
+
+
+def test_two_workers_whose_norms_train_go_on_with_the_same_bits(of_two):
+    one, other = of_two
+    assert torch.equal(one["whole"], one["resumed"]) and not torch.equal(one["whole"], one["half"])
+    assert not torch.equal(one["whole"], other["whole"])  # each has its own last batch's statistics, so there was something to lose
 
 
 def test_the_cases_differ(of_two):
