@@ -207,7 +207,7 @@ def test_a_killed_worker_costs_the_epoch_it_was_in_and_nothing_else(trained, tmp
 @pytest.mark.cluster
 @pytest.mark.fault
 def test_a_worker_that_hangs_is_ended_and_costs_what_a_killed_one_does(trained, tmp_path, monkeypatch):
-    config, storage = with_faces(tmp_path, train={"hang_timeout_s": 15})
+    config, storage = with_faces(tmp_path, train={"hang_timeout_s": 30})
     monkeypatch.setattr(job, "train_worker", watched_worker(tmp_path, killed=(1, 1, 2), hangs=True))
     run_stage("train", job.train, config, storage)
     assert steps_of(tmp_path, 1, 1)[-1] == (1, 2)
@@ -215,7 +215,7 @@ def test_a_worker_that_hangs_is_ended_and_costs_what_a_killed_one_does(trained, 
         assert steps_of(tmp_path, rank, 2) == [(epoch, step) for epoch in (1, 2) for step in range(1, STEPS + 1)]
     assert storage.read_json("tiny/train/defended/card.json")["sha256"] == trained[2]["models"]["defended"]["sha256"]  # equal to the bit
     told = [text for log in Path(os.environ[SESSION_MARK]).glob("session_2*/logs/worker-*.err") if "(train.hang_timeout_s)" in (text := log.read_text())]
-    (hung,) = [text for text in told if "train defended, worker 1: no forward pass of the network for 15 s" in text]
+    (hung,) = [text for text in told if "train defended, worker 1: no forward pass of the network for 30 s" in text]
     assert " in stands_still" in hung and any("worker 0: no forward pass" in text for text in told)  # it waited for the other
 
 
