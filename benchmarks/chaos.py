@@ -37,6 +37,8 @@ from robust.object_stores.address import bucket_of
 from robust.storage import Storage, is_s3
 
 ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "outputs/benchmarks/chaos"
+"""Where both summaries go."""
 NODES = 3
 STAGES = ("extract", "train baseline", "tune", "train defended", "evaluate")
 BEGUN = re.compile(r"^pipeline: ([a-z ]+) \.\.\.$")
@@ -200,6 +202,9 @@ def measure(argv: Sequence[str], folder: Path, *, seed: int | None = None) -> di
     events = plan(undisturbed["stages"], rng)
     second, disturbed = run_arm(config, given, folder, events, rng)
     found = differences(without_timing(first), without_timing(second))
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name, summary in (("undisturbed", first), ("chaos", second)):
+        (OUT / f"{name}.json").write_text(json.dumps(summary) + "\n")
     return {"undisturbed": undisturbed, "chaos": disturbed, "events": [dataclasses.asdict(event) for event in events], "differences": found}
 
 
@@ -213,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missed = [f"{event['what']} in {event['stage']}" for event in result["events"] if event["hit"] is None]
     print(f"under chaos: {result['chaos']['seconds']} s, {json.dumps(result['chaos']['stages'])}, {result['chaos']['submissions']} submission(s); "
           f"{len(result['events']) - len(missed)} of {len(result['events'])} losses" + (f" (did not come: {', '.join(missed)})" if missed else ""))
-    print("\n".join(result["differences"][:20]) or "summary.json: the same, times aside")
+    print("\n".join(result["differences"][:20]) or "summary.json: the same, times aside", f"\nboth are in {OUT}")
     return 1 if result["differences"] or missed else 0
 
 
