@@ -41,7 +41,7 @@ from robust.storage import Storage
 from robust.training.loop import Place, Training
 from robust.training.recipes import stage_of
 from robust.training.session import has_stalled, initial_detector, limit_threads, load_crops, run_epochs
-from robust.training.state import save_state
+from robust.training.state import gather_statistics, save_state
 from robust.training.validation import is_constant
 from robust.version import code_version
 
@@ -249,6 +249,8 @@ def _train(epochs: Iterator, config: Config, recipe: RecipeConfig, storage: Stor
 
 def _hand_in(training: Training, metrics: dict, facts: dict, place: Place, *, name: str | None) -> None:
     """A barrier for all workers; where there is a name, rank 0 hands in a checkpoint under it, uploaded while training goes on."""
+    if name is not None:
+        gather_statistics(training, place)
     if place.rank != 0 or name is None:
         ray.train.report(metrics, checkpoint=None)
         return

@@ -67,6 +67,7 @@ class Training:
     first_spread: float = math.inf  # of its validation logits before the first step (rank 0 alone knows it)
     probed: tuple[float, float] | None = None  # epsilon and the collapse probe's AUC of these weights; a resumed run measures it anew
     folded: FoldedNetwork | None = None  # what is attacked, once a batch has been seen
+    statistics: torch.Tensor | None = None  # (workers, values) of batch norms, from a state or for one; see robust/training/state.py
     perturbation: torch.Tensor | None = None  # of the last batch, carried to the next by recipes that replay
 
     @property
@@ -154,7 +155,6 @@ def train_epoch(
             now, total=total, highest=recipe.learning_rate or settings.learning_rate, lowest=settings.min_learning_rate, warmup=settings.warmup_steps
         )
         epsilon = epsilon_at(now)
-        _share_statistics(training.network, place)
         with _own_draws(seed, now, place):
             terms, adversarial = take_step(training, x, y, settings, recipe, rate=rate, epsilon=epsilon, seed=seed, now=now)
         for name, value in {**terms, FINITE: terms["total"].isfinite().float()}.items():
@@ -172,22 +172,6 @@ def train_epoch(
     drawn = (steps - first) * settings.batch_size
     examples = (x[:4].detach().cpu(), adversarial[:4].detach().cpu())
     return EpochFigures(epoch, steps - first, losses, rate, epsilon, seconds, drawn / seconds, waited / seconds, examples, probe, norm)
-
-
-def _share_statistics(network: nn.Module, place: Place) -> None:
-    """Gives all workers rank 0's batch-norm statistics, which are those of a saved state.
-
-    DDP does so before the loss alone. An attack, which goes around DDP, would see those that a worker's own last batch has left,
-    and after a restart rank 0's.
-    """
-    if place.world == 1 or not torch.distributed.is_initialized() or not network.training:
-        return
-    own = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    if own:
-        shared = torch.cat([buffer.reshape(-1) for buffer in own])  # one message in place of two a norm
-        torch.distributed.broadcast(shared, src=0)
-        for buffer, values in zip(own, shared.split([buffer.numel() for buffer in own]), strict=True):
-            buffer.copy_(values.view_as(buffer))
 
 
 def _require_finite(training: Training, crops: CropSet, batches: np.ndarray, place: Place) -> None:

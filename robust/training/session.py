@@ -23,7 +23,7 @@ from robust.errors import UserError
 from robust.models.checkpoint import load_checkpoint
 from robust.models.detector import Detector, build_detector, continue_from
 from robust.training.loop import EpochFigures, Place, Training, refit_batch_norms, start_training, train_epoch
-from robust.training.state import load_state
+from robust.training.state import load_state, restore_statistics
 from robust.training.validation import clean_spread, validate
 
 COLUMNS = ["video_id", "frame_index", "label", "method", "image"]
@@ -127,6 +127,7 @@ def run_epochs(
     augment = build_augmentation(config.augment)
     if resume is not None:
         load_state(training, resume)
+        restore_statistics(training, place)
         if has_stalled(training, config.train):
             return
     elif network.swapped and recipe.refit > 0:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from robust.models.checkpoint import WEIGHTS, weights_blob
-from robust.training.loop import Training
+from robust.training.loop import Place, Training
 
 TENSORS, FACTS = "training.safetensors", "training.json"
+STATISTICS = "workers.statistics"
 
 
 def save_state(training: Training, folder: Path, facts: dict) -> None:
@@ -24,6 +26,8 @@ def save_state(training: Training, folder: Path, facts: dict) -> None:
         raise ValueError(f"a training cannot be saved after step {training.step} of epoch {training.epoch}: it holds more than a state does")
     (folder / WEIGHTS).write_bytes(weights_blob(training.scored))
     tensors = {f"network.{name}": value for name, value in training.network.state_dict().items()}
+    if training.statistics is not None:
+        tensors[STATISTICS] = training.statistics
     optimizer = training.optimizer.state_dict()["state"]
     scalars: dict[str, dict] = {}
     for index, values in optimizer.items():
@@ -47,6 +51,7 @@ def load_state(training: Training, folder: Path) -> dict:
     tensors = load_file(folder / TENSORS)
     network = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
     training.network.load_state_dict(network)
+    training.statistics = tensors.get(STATISTICS)
     if training.average is not None:
         training.average.network.load_state_dict(load_file(folder / WEIGHTS))
         training.average.updates = state["average_updates"]
@@ -64,3 +69,28 @@ def load_state(training: Training, folder: Path) -> dict:
     training.first_spread = math.inf if state.get("first_spread") is None else state["first_spread"]
     training.step, training.sums = state.get("step", 0), {name: torch.tensor(value) for name, value in state.get("sums", {}).items()}
     return state["facts"]
+
+
+def gather_statistics(training: Training, place: Place) -> None:
+    """Notes every worker's batch-norm statistics in `training`, to be saved; all workers call it.
+
+    DDP gives all of them rank 0's before the loss. An attack, which goes around DDP, sees those that its worker's last batch has left.
+    """
+    if place.world > 1 and torch.distributed.is_initialized():
+        own = torch.cat([torch.zeros(0, device=place.device), *(buffer.reshape(-1) for buffer in _statistics(training.network))])
+        rows = [torch.empty_like(own) for _ in range(place.world)]
+        torch.distributed.all_gather(rows, own)
+        training.statistics = torch.stack(rows)
+
+
+def restore_statistics(training: Training, place: Place) -> None:
+    """Gives this worker those that it had when the state was saved, if there were as many workers; else it has rank 0's."""
+    if training.statistics is not None and len(training.statistics) == place.world:
+        own = _statistics(training.network)
+        for buffer, values in zip(own, training.statistics[place.rank].split([buffer.numel() for buffer in own]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+    training.statistics = None
+
+
+def _statistics(network: nn.Module) -> list[torch.Tensor]:
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]

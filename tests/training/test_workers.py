@@ -14,7 +14,7 @@ from robust.config import AugmentConfig
 from robust.data.augment import build_augmentation
 from robust.errors import NonFiniteLoss
 from robust.training.loop import Place, start_training
-from robust.training.state import load_state, save_state
+from robust.training.state import gather_statistics, load_state, restore_statistics, save_state
 
 ATTACK = {"epsilon": 2, "steps": 2}
 CASES = {
@@ -77,10 +77,12 @@ def resumed(place: Place, wrap, folder: str) -> dict[str, torch.Tensor]:
     whole, half, rest = started(0), started(0), started(5)
     train(None, crops, epochs=2, training=whole, place=place, **keywords)
     train(None, crops, epochs=1, training=half, place=place, **keywords)
+    gather_statistics(half, place)
     if place.rank == 0:
         save_state(half, Path(folder), {})
     distributed.barrier()
     load_state(rest, Path(folder))
+    restore_statistics(rest, place)
     train(None, crops, epochs=1, training=rest, place=place, **keywords)
     return {name: torch.cat([value.flatten().double() for value in one.network.state_dict().values()]) for name, one in (("whole", whole), ("resumed", rest), ("half", half))}
 
