@@ -14,6 +14,7 @@ from robust.config import ValidationConfig
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
 from robust.evaluation.metrics import auc, equal_error_threshold, fake_to_real, frozen_threshold, video_scores
+from robust.training.modes import evaluation_mode
 
 BATCH = 64
 CONSTANT = 1e-2
@@ -29,14 +30,10 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
         attack_success (fake to real at that logit, frames), thresholds frozen at FPR 1 %: threshold (video scores) and frame_threshold (frame logits), and at FPR 5 %:
         threshold_fpr_5 and frame_threshold_fpr_5.
     """
-    training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         logits = _clean_logits(network, crops, np.arange(len(crops)), device)
         chosen = crops.evenly_over_videos(settings.max_images)
         attacked = _attacked_logits(network, crops, chosen, settings, device, seed)
-    finally:
-        network.train(training)
     _, scores = video_scores(logits, crops.video_ids)
     labels = _video_labels(crops, np.arange(len(crops)))
     middle = equal_error_threshold(logits, crops.labels)
@@ -57,12 +54,8 @@ def validate(network: nn.Module, crops: CropSet, settings: ValidationConfig, *, 
 
 def clean_spread(network: nn.Module, crops: CropSet, *, device: torch.device) -> float:
     """Standard deviation of the clean logits of all crops, `logit_spread` of `validate`."""
-    training = network.training
-    network.eval()
-    try:
+    with evaluation_mode(network):
         return float(_clean_logits(network, crops, np.arange(len(crops)), device).std())
-    finally:
-        network.train(training)
 
 
 def is_constant(scores: dict[str, float], first_spread: float) -> bool:
