@@ -99,6 +99,8 @@ class DemoConfig(Section):
     frames: int = Field(10, ge=5, description="frames of a video")
     size: int = Field(224, ge=96, description="height and width of a video, pixels")
     fps: int = Field(20, ge=1, description="frames a second")
+    photographs: str | None = Field(None, description="folder with photographs of other people, who come into training alone, as real videos and as swaps; null: nobody")
+    photograph_swaps: int = Field(1, ge=1, le=4, description="fakes of each kind of each of these")
 
 
 class DataConfig(Section):

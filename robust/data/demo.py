@@ -7,6 +7,7 @@
     List_of_testing_videos.txt          "1 Celeb-real/..." (1 = real) and "0 Celeb-synthesis/..."
     List_of_validation_videos.txt       the same for validation (not part of Celeb-DF)
     methods.csv                         columns video,method: the kind of every fake (not part of Celeb-DF)
+    photographs.csv                     columns photograph,identity,left_out: of data.demo.photographs, where it is given (not part of Celeb-DF)
     demo.json                           settings and counts; written last, so it marks a finished data set
 
 Photographs are filmed by a moving camera, clips are cut to short parts (demo_footage.py). What is real and what is fake
@@ -27,7 +28,7 @@ import csv
 import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +37,7 @@ import cv2
 import numpy as np
 
 from robust.data.demo_footage import Footage, LandmarkDetector, Portrait, film_portrait, read_clip, read_portrait
+from robust.data.demo_photographs import Photographs, fingerprint, read_photographs, swap_photographs, write_table
 from robust.data.demo_plan import DemoPlan, Swap, plan_demo, takes_of
 from robust.data.demo_sources import Clip, Person, people
 from robust.data.face_swap import METHODS, FaceShape, swap_faces, to_uint8
@@ -48,6 +50,7 @@ VERSION = 6  # of the recipe: another version is another data set
 FIRST_CRF, SECOND_CRF = 18, 20
 FOLDERS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
 MARKER = "demo.json"
+PHOTOGRAPHS = "photographs.csv"
 NUMBER_STEP = 100  # the number in a fake's name: 100 * kind + take
 
 
@@ -60,6 +63,8 @@ class DemoSummary:
     real: int
     fakes: dict[str, int]  # by method
     test_videos: int
+    photographs: int = 0  # more people, in training alone
+    left_out: dict[str, int] = field(default_factory=dict)  # photographs, by reason; photographs.csv has their names
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def make_demo(
     fps: int,
     workers: int = 2,
     cache: str | Path | None = None,
+    photographs: str | Path | None = None,
+    photograph_swaps: int = 1,
 ) -> DemoSummary:
     """Makes the demo data set; does nothing if it is there with the same settings.
 
@@ -105,8 +112,10 @@ def make_demo(
         frames, size, fps: length in frames, height and width in pixels, frames a second of every video.
         workers: processes that render; 1 renders in this one.
         cache: folder of downloads (robust.data.fetch.default_cache() if None).
+        photographs: folder with photographs of other people, who come into training alone; None: nobody else.
+        photograph_swaps: fakes of each kind that each photograph is the target of.
     Raises:
-        UserError: packages can not be fetched, `root` holds something else, or the same with other settings.
+        UserError: packages can not be fetched, `photographs` is no such folder, `root` holds something else, or the same with other settings.
     """
     root = Path(root)
     settings = {
@@ -119,6 +128,8 @@ def make_demo(
         "frames": frames,
         "size": size,
         "fps": fps,
+        "photographs": photographs and fingerprint(photographs),
+        "photograph_swaps": photographs and photograph_swaps,
     }
     finished = _finished(root, settings)
     if finished:
@@ -130,10 +141,15 @@ def make_demo(
     )
     shape = {"frames": frames, "size": size, "fps": fps}
     material = read_people([*plan.cast, *plan.extras], **shape, takes=takes, cache=cache)
+    summed = {"identities": len(plan.cast), "test_identities": len(plan.test)}
+    others = Photographs()
+    if photographs:
+        others = read_photographs(photographs, size, mtcnn_landmarks(), _portraits(material))
+        plan = _with_photographs(plan, others, material, photograph_swaps, seed)
     jobs = _jobs(root, plan, material, seed)
     _begin(root, settings)
     _render_all(jobs, shape, workers)
-    summary = _write_lists(root, plan, jobs)
+    summary = DemoSummary(**summed, **_write_lists(root, plan, jobs), **write_table(root / PHOTOGRAPHS, others, first=len(plan.cast) - len(others.portraits)))
     _mark(root, settings, summary)
     return summary
 
@@ -233,6 +249,21 @@ def read_people(
     return material
 
 
+def _portraits(material: dict[str, list[Portrait | Footage]]) -> list[Portrait]:
+    """A picture of everything that people are shown in."""
+    shown = (thing for takes in material.values() for thing in takes)
+    return [thing if isinstance(thing, Portrait) else Portrait(thing.frames[0], thing.landmarks[0]) for thing in shown]
+
+
+def _with_photographs(plan: DemoPlan, others: Photographs, material: dict, swaps: int, seed: int) -> DemoPlan:
+    """The plan and, numbered after its own people, those of the photographs, whose portraits come into `material`."""
+    people_there = [Person(f"photograph {name}", "unknown", ()) for name in others.portraits]
+    material |= {person.name: [portrait] for person, portrait in zip(people_there, others.portraits.values(), strict=True)}
+    rng = np.random.default_rng([seed, 4])
+    more = swap_photographs(len(people_there), first=len(plan.cast), swaps=swaps, rng=rng)
+    return replace(plan, cast=[*plan.cast, *people_there], swaps=[*plan.swaps, *more])
+
+
 def _jobs(root: Path, plan: DemoPlan, material: dict[str, list], seed: int) -> list[tuple[Take, list[Fake]]]:
     """One job a real video, with the fakes that are made from it."""
     swaps: dict[tuple[int, int], list[Swap]] = {}
@@ -265,7 +296,7 @@ def _write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     path.write_bytes(encode_h264(frames, fps=fps, crf=SECOND_CRF))
 
 
-def _write_lists(root: Path, plan: DemoPlan, jobs: list[tuple[Take, list[Fake]]]) -> DemoSummary:
+def _write_lists(root: Path, plan: DemoPlan, jobs: list[tuple[Take, list[Fake]]]) -> dict:
     """The two lists and methods.csv; returns the counts."""
     real = [take.path for take, _ in jobs]
     fakes = [(path, method) for _, made in jobs for fake in made for method, path in fake.paths.items()]
@@ -278,7 +309,7 @@ def _write_lists(root: Path, plan: DemoPlan, jobs: list[tuple[Take, list[Fake]]]
         table.writerow(["video", "method"])
         table.writerows((f"{path.parent.name}/{path.name}", method) for path, method in fakes)
     of_method = {method: sum(kind == method for _, kind in fakes) for method in METHODS}
-    return DemoSummary(len(plan.cast), len(plan.test), len(real), of_method, tests)
+    return {"real": len(real), "fakes": of_method, "test_videos": tests}
 
 
 def _write_list(target: Path, videos: list[tuple[int, Path]], people: set[int]) -> int:

@@ -53,11 +53,18 @@ def read_portrait(path: Path, face: tuple[int, int] | None, size: int, detect: L
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{path}: not a picture; delete it and run again")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    landmarks = face_at(image, face, detect)
-    if landmarks is None:
+    portrait = portrait_of(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size, detect, face)
+    if portrait is None:
         raise UserError(f"{path}: no face found{f' at {face}' if face else ''}; the demo's table of people is wrong")
-    return _cut(Portrait(image, landmarks), size)
+    return portrait
+
+
+def portrait_of(
+    image: np.ndarray, size: int, detect: LandmarkDetector, face: tuple[int, int] | None = None
+) -> Portrait | None:
+    """The face of an RGB picture that is at a point, or else its biggest; None if there is none."""
+    landmarks = face_at(image, face, detect)
+    return None if landmarks is None else _cut(Portrait(image, landmarks), size)
 
 
 def face_at(image: np.ndarray, face: tuple[int, int] | None, detect: LandmarkDetector) -> np.ndarray | None:

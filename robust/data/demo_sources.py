@@ -43,7 +43,7 @@ class Person:
     """One identity. `look` only says who is swapped with whom: as in Celeb-DF, faces of similar kind."""
 
     name: str
-    look: Literal["woman", "man"]
+    look: Literal["woman", "man", "unknown"]
     sources: tuple[Photo | Clip, ...]
     shoot: str | None = None  # people of one shoot share its background and light, and are in no list
 
