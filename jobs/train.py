@@ -20,6 +20,7 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import nn
 
 from jobs import telemetry
 from jobs.cli import run_job, sigint_handler_kept
@@ -211,7 +212,7 @@ def train_worker(arguments: dict) -> None:
     reclaimed = ReclaimWatch(lambda training: _hand_in(training, {}, facts, place, name=f"epoch_{training.epoch:04d}_step_{training.step:06d}"))
     with _local_copy(start) as resume, Watchdog(config.train.hang_timeout_s, f"train {arguments['model']}, worker {place.rank}") as watchdog:
         watchdog.listen(network)
-        wrap = prepare_model if place.world > 1 else lambda module: module
+        wrap = _distributed if place.world > 1 else lambda module: module
         epochs = run_epochs(config, recipe, config.train.validation, network, crops, place=place, wrap=wrap, resume=resume,
                             progress=steps, between=reclaimed)
         scores = _train(watchdog.over(epochs), config, recipe, storage, arguments["model"], facts, place, log)
@@ -219,6 +220,12 @@ def train_worker(arguments: dict) -> None:
         log.hparams({"recipe": recipe.recipe, "epsilon": recipe.attack.epsilon, "steps": recipe.attack.steps, "targets": recipe.attack.targets,
                      "lipschitz weight": recipe.lipschitz.weight, "epochs": recipe.epochs}, {f"hparam/{k}": v for k, v in (scores or {}).items() if v == v})
         log.close()
+
+
+def _distributed(module: nn.Module) -> nn.Module:
+    """Workers exchange gradients alone. Batch-norm statistics are each worker's own: sending rank 0's around before every forward
+    would make the others' attack see a function that is neither theirs nor rank 0's, and took 7 % of a step (small network, 2 CPU cores)."""
+    return prepare_model(module, parallel_strategy_kwargs={"broadcast_buffers": False})
 
 
 def _train(epochs: Iterator, config: Config, recipe: RecipeConfig, storage: Storage, name: str, facts: dict, place: Place, log: EventLog | None) -> dict | None:

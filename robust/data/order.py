@@ -8,7 +8,7 @@ from robust.data.self_blend import METHOD as SELF_BLEND
 
 def epoch_batches(labels: np.ndarray, methods: np.ndarray, *, batch_size: int, seed: int, epoch: int, balance: bool,
                   self_blend: float = 0.0) -> np.ndarray:
-    """Global batches of an epoch; worker r of n takes `batch[r::n]` of each.
+    """Global batches of an epoch; which part of one a worker takes: `places_of`.
 
     An epoch is as many crops as the set has. Balanced, every batch is half real and half fake, and fakes come evenly from
     their methods: the smaller cells are drawn more often, each in rounds without repetition.
@@ -47,6 +47,17 @@ def _evenly_over_methods(indices: np.ndarray, methods: np.ndarray, count: int, g
 def _rounds(indices: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     rounds = [generator.permutation(indices) for _ in range(-(-count // len(indices)))]
     return np.concatenate(rounds)[:count]
+
+
+def places_of(labels: np.ndarray, *, rank: int, world: int) -> np.ndarray:
+    """The places of a batch that worker `rank` of `world` computes, ascending: as many reals and as many fakes as any other.
+
+    Where fakes alone are attacked they are most of the work, and a step lasts as long as its slowest worker's part.
+
+    Args:
+        labels: (N,) of the whole batch.
+    """
+    return np.sort(np.argsort(labels, kind="stable")[rank::world])
 
 
 def draw_seeds(epoch: int, step: int, places: np.ndarray, *, seed: int, batch_size: int) -> np.ndarray:

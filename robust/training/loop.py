@@ -22,7 +22,7 @@ from robust.config import RecipeConfig, TrainConfig
 from robust.data.augment import Augmentation
 from robust.data.crops import CropSet
 from robust.data.inputs import to_tensor
-from robust.data.order import draw_seeds, epoch_batches
+from robust.data.order import draw_seeds, epoch_batches, places_of
 from robust.errors import NonFiniteLoss
 from robust.training.averaging import WeightAverage
 from robust.training.collapse import CollapseGuard
@@ -221,7 +221,7 @@ def _feed(
     """This worker's part of each batch, made ahead in threads: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
 
     def make(step: int):
-        places = np.arange(place.rank, settings.batch_size, place.world)
+        places = places_of(crops.labels[batches[step]], rank=place.rank, world=place.world)
         indices = batches[step][places]
         seeds = draw_seeds(epoch, step, places, seed=seed, batch_size=settings.batch_size)
         x = to_tensor(crops.batch(indices, seeds, augment))

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from robust.data.order import draw_seeds, epoch_batches
+from robust.data.order import draw_seeds, epoch_batches, places_of
 
 LABELS = np.array([0] * 10 + [1] * 50)
 METHODS = np.array(["real"] * 10 + ["coarse"] * 30 + ["blended"] * 15 + ["fine"] * 5, dtype=object)
@@ -36,7 +36,6 @@ def test_a_crop_comes_again_only_after_all_others_of_its_cell():
 
 
 def test_reals_and_fakes_do_not_have_fixed_places_in_a_batch():
-    # Worker r takes batch[r::n]: with fixed places one worker would see reals only.
     share = LABELS[np.concatenate([batches(epoch=epoch) for epoch in range(40)])].mean(axis=0)
     assert share.min() > 0.3 and share.max() < 0.7
 
@@ -49,6 +48,17 @@ def test_without_balance_an_epoch_is_one_pass():
 def test_fewer_crops_than_a_batch_still_make_one():
     drawn = epoch_batches(LABELS[8:12], METHODS[8:12], batch_size=16, seed=0, epoch=0, balance=True)
     assert drawn.shape == (1, 16) and LABELS[8:12][drawn].sum() == 8
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_workers_share_a_batch_and_each_label_of_it_evenly(world, share):
+    labels = (np.random.default_rng(world).permutation(32) < 32 * share).astype(int)
+    parts = [places_of(labels, rank=rank, world=world) for rank in range(world)]
+    assert sorted(np.concatenate(parts)) == list(range(32))
+    assert all((np.diff(part) > 0).all() for part in parts)  # one worker's batch is in its own order
+    for counts in ([len(part) for part in parts], [labels[part].sum() for part in parts]):
+        assert max(counts) - min(counts) <= 1
 
 
 def test_seeds_belong_to_places_whichever_worker_computes_them():

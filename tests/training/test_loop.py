@@ -14,7 +14,7 @@ from robust.config import PIXEL, AugmentConfig
 from robust.data.augment import build_augmentation
 from robust.data.face_swap import TEMPLATE
 from robust.data.inputs import to_tensor
-from robust.data.order import epoch_batches
+from robust.data.order import epoch_batches, places_of
 from robust.data.self_blended_crops import SelfBlendedCrops
 from robust.errors import NonFiniteLoss
 from robust.training.collapse import CollapseGuard
@@ -210,8 +210,11 @@ def test_workers_together_see_what_one_worker_sees(monkeypatch, make, share):
     for key, place in (("one", Place()), ("a", Place(rank=0, world=2)), ("b", Place(rank=1, world=2))):
         train(smooth(), make(), epochs=1, augment=augment, place=place, train_settings=train_settings)
     assert len(seen["one"]) == len(make()) // 8
-    for (x, y), (x_a, y_a), (x_b, y_b) in zip(seen["one"], seen["a"], seen["b"], strict=True):
-        assert torch.equal(x[0::2], x_a) and torch.equal(x[1::2], x_b) and torch.equal(y[0::2], y_a) and torch.equal(y[1::2], y_b)
+    for (x, y), *parts in zip(seen["one"], seen["a"], seen["b"], strict=True):
+        for rank, (x_part, y_part) in enumerate(parts):
+            places = places_of(y.numpy(), rank=rank, world=2)
+            assert torch.equal(x[places], x_part) and torch.equal(y[places], y_part) and len(places) == 4
+            assert y_part.sum() == 2  # of each label half
 
 
 def test_epsilon_rises_and_the_rate_falls():
