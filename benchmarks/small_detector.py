@@ -16,6 +16,8 @@ SIZE = 32  # pixels
 class SmallDetector(nn.Module):
     """(N, 3, H, W) pixels in [0, 1] to (N,) logits, fake > 0; normalises inside, three convolutions with BN."""
 
+    swapped = False  # as of robust.models.detector: no activation was exchanged
+
     def __init__(self, *, width: int = 8) -> None:
         super().__init__()
         self.features = nn.Sequential(

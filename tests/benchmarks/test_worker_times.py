@@ -11,7 +11,8 @@ from robust.storage import Storage
 
 def test_the_plain_loop_gives_the_times_and_waits_of_all_epochs_but_the_first(local_storage, tmp_path, monkeypatch):
     write_faces(local_storage, "big")
-    monkeypatch.setattr(module, "EPOCHS", 3)
+    for name, value in (("EPOCHS", 3), ("SIZE", 32), ("BATCH", 8)):
+        monkeypatch.setattr(module, name, value)
     config = parse({"run": {"name": "big"}, "model": {"name": "test_resnet", "input_size": 32, "weights": "none"},
                     "train": {"batch_size": 8, "defended": {"init_from": "baseline", "attack": {"steps": 1}, "lipschitz": {"weight": 0}}}})
     child = module.child_of(config, tmp_path, workers=1, loader_threads=1)
