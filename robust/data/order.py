@@ -49,15 +49,16 @@ def _rounds(indices: np.ndarray, count: int, generator: np.random.Generator) -> 
     return np.concatenate(rounds)[:count]
 
 
-def places_of(labels: np.ndarray, *, rank: int, world: int) -> np.ndarray:
+def places_of(labels: np.ndarray, step: int, *, rank: int, world: int) -> np.ndarray:
     """The places of a batch that worker `rank` of `world` computes, ascending: as many reals and as many fakes as any other.
 
-    Where fakes alone are attacked they are most of the work, and a step lasts as long as its slowest worker's part.
+    Where fakes alone are attacked they are most of the work, and a step lasts as long as its slowest worker's part. Where they
+    do not divide evenly, another worker has the odd one in each step.
 
     Args:
         labels: (N,) of the whole batch.
     """
-    return np.sort(np.argsort(labels, kind="stable")[rank::world])
+    return np.sort(np.argsort(labels, kind="stable")[(rank + step) % world :: world])
 
 
 def draw_seeds(epoch: int, step: int, places: np.ndarray, *, seed: int, batch_size: int) -> np.ndarray:

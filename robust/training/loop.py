@@ -145,7 +145,8 @@ def train_epoch(
     waited, started = 0.0, time.perf_counter()
     rate = epsilon = 0.0
     set_training(training.network, batch_norm=recipe.batch_norm or settings.batch_norm)
-    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings, first=first)
+    feed = _feed(batches, crops, augment, epoch=epoch, seed=seed, place=place, settings=settings, first=first,
+                 fixed_places=recipe_named(recipe.recipe).replay is not None)
     for step in range(first, steps):
         before = time.perf_counter()
         indices, x, y = next(feed)
@@ -216,12 +217,20 @@ def _own_draws(seed: int, now: int, place: Place) -> Iterator[None]:
 
 
 def _feed(
-    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig, first: int = 0
+    batches: np.ndarray, crops: CropSet, augment: Augmentation | None, *, epoch: int, seed: int, place: Place, settings: TrainConfig, first: int = 0,
+    fixed_places: bool = False,
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
-    """This worker's part of each batch, made ahead in threads: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU."""
+    """This worker's part of each batch, made ahead in threads: indices, (N, 3, S, S) pixels on the device, (N,) labels on the CPU.
+
+    Args:
+        fixed_places: a worker has the same places of every batch, for recipes that carry what belongs to a place from batch to batch.
+    """
 
     def make(step: int):
-        places = places_of(crops.labels[batches[step]], rank=place.rank, world=place.world)
+        if fixed_places:
+            places = np.arange(place.rank, settings.batch_size, place.world)
+        else:
+            places = places_of(crops.labels[batches[step]], step, rank=place.rank, world=place.world)
         indices = batches[step][places]
         seeds = draw_seeds(epoch, step, places, seed=seed, batch_size=settings.batch_size)
         x = to_tensor(crops.batch(indices, seeds, augment))

@@ -74,7 +74,7 @@ def load_state(training: Training, folder: Path) -> dict:
 def gather_statistics(training: Training, place: Place) -> None:
     """Notes every worker's batch-norm statistics in `training`, to be saved; all workers call it.
 
-    DDP gives all of them rank 0's before the loss. An attack, which goes around DDP, sees those that its worker's last batch has left.
+    They are each worker's own: workers exchange gradients alone. What is validated and published has rank 0's.
     """
     if place.world > 1 and torch.distributed.is_initialized():
         own = torch.cat([torch.zeros(0, device=place.device), *(buffer.reshape(-1) for buffer in _statistics(training.network))])

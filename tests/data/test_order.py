@@ -54,11 +54,18 @@ def test_fewer_crops_than_a_batch_still_make_one():
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
 def test_workers_share_a_batch_and_each_label_of_it_evenly(world, share):
     labels = (np.random.default_rng(world).permutation(32) < 32 * share).astype(int)
-    parts = [places_of(labels, rank=rank, world=world) for rank in range(world)]
-    assert sorted(np.concatenate(parts)) == list(range(32))
-    assert all((np.diff(part) > 0).all() for part in parts)  # one worker's batch is in its own order
-    for counts in ([len(part) for part in parts], [labels[part].sum() for part in parts]):
-        assert max(counts) - min(counts) <= 1
+    for step in range(2 * world):
+        parts = [places_of(labels, step, rank=rank, world=world) for rank in range(world)]
+        assert sorted(np.concatenate(parts)) == list(range(32))
+        assert all((np.diff(part) > 0).all() for part in parts)  # one worker's batch is in its own order
+        for counts in ([len(part) for part in parts], [labels[part].sum() for part in parts]):
+            assert max(counts) - min(counts) <= 1
+
+
+def test_no_worker_has_the_odd_crop_in_every_step():
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    fakes = [[int(labels[places_of(labels, step, rank=rank, world=2)].sum()) for step in range(4)] for rank in (0, 1)]
+    assert fakes == [[1, 2, 1, 2], [2, 1, 2, 1]]
 
 
 def test_seeds_belong_to_places_whichever_worker_computes_them():

@@ -210,11 +210,26 @@ def test_workers_together_see_what_one_worker_sees(monkeypatch, make, share):
     for key, place in (("one", Place()), ("a", Place(rank=0, world=2)), ("b", Place(rank=1, world=2))):
         train(smooth(), make(), epochs=1, augment=augment, place=place, train_settings=train_settings)
     assert len(seen["one"]) == len(make()) // 8
-    for (x, y), *parts in zip(seen["one"], seen["a"], seen["b"], strict=True):
+    for step, ((x, y), *parts) in enumerate(zip(seen["one"], seen["a"], seen["b"], strict=True)):
         for rank, (x_part, y_part) in enumerate(parts):
-            places = places_of(y.numpy(), rank=rank, world=2)
+            places = places_of(y.numpy(), step, rank=rank, world=2)
             assert torch.equal(x[places], x_part) and torch.equal(y[places], y_part) and len(places) == 4
             assert y_part.sum() == 2  # of each label half
+
+
+def test_a_recipe_that_carries_its_perturbation_has_the_same_places_of_every_batch(monkeypatch):
+    seen = []
+
+    def record(training, x, y, *_, **__):
+        seen.append(y.clone())
+        return {"total": torch.zeros(())}, x
+
+    monkeypatch.setattr("robust.training.loop.take_step", record)
+    free = recipe(recipe="free", **ATTACKED)
+    for place in (Place(), Place(rank=1, world=2)):
+        train(smooth(), crop_set(), epochs=1, place=place, train_settings=settings(), train_recipe=free)
+    whole, part = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert len(whole) > 1 and all(torch.equal(y[1::2], own) for y, own in zip(whole, part, strict=True))
 
 
 def test_epsilon_rises_and_the_rate_falls():
