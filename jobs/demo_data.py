@@ -17,5 +17,5 @@ def make_demo_data(config: Config) -> DemoSummary:
     return make_demo(
         Path(config.data.datasets[0].uri), seed=config.run.seed, identities=settings.identities, fakes_per_kind=settings.fakes_per_kind,
         takes=settings.takes, frames=settings.frames, size=settings.size, fps=settings.fps, workers=config.cluster.num_cpus or 2,
-        photographs=settings.photographs, photograph_swaps=settings.photograph_swaps,
+        photographs=settings.photographs,
     )

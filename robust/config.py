@@ -99,8 +99,10 @@ class DemoConfig(Section):
     frames: int = Field(10, ge=5, description="frames of a video")
     size: int = Field(224, ge=96, description="height and width of a video, pixels")
     fps: int = Field(20, ge=1, description="frames a second")
-    photographs: str | None = Field(None, description="folder with photographs of other people, who come into training alone, as real videos and as swaps; null: nobody")
-    photograph_swaps: int = Field(1, ge=1, le=4, description="fakes of each kind of each of these")
+    photographs: str | None = Field(
+        None, description="folder with photographs of other people, who come into training alone, as real videos and as swaps; null: nobody",
+        json_schema_extra={"absent_when_null": True},  # runs of before there was this keep their identity
+    )
 
 
 class DataConfig(Section):
@@ -491,6 +493,8 @@ class Config(Section):
             raise ValueError(f"data.splits.fold: {fold} is not below data.splits.folds = {folds}")
         if self.data.demo.enabled and not self.data.datasets:
             raise ValueError("data.demo.enabled: data.datasets[0] must say where the demo data goes")
+        if self.data.demo.photographs is not None and (folds is not None or not self.data.splits.official_test):
+            raise ValueError("data.demo.photographs: its people are for training alone, so data.splits.official_test must be true and data.splits.folds null")
         if self.train.batch_size % self.train.workers:
             raise ValueError(
                 f"train.batch_size: {self.train.batch_size} is not a multiple of train.workers = {self.train.workers}; "

@@ -18,11 +18,11 @@ def dump_yaml(config: Config) -> str:
 
 
 def science(node: BaseModel) -> dict:
-    """The settings that decide the result, without those marked as resources; null as what its field says."""
+    """The settings that decide the result, without those marked as resources; null as its field says: another value, or as if there were no such field."""
     plain: dict = {}
     for name, field in type(node).model_fields.items():
         marks, value = field.json_schema_extra or {}, getattr(node, name)
-        if not marks.get("resource"):
+        if not marks.get("resource") and not (value is None and marks.get("absent_when_null")):
             plain[name] = marks.get("null_counts_as") if value is None else _science_value(value)
     return plain
 

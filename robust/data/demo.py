@@ -99,7 +99,6 @@ def make_demo(
     workers: int = 2,
     cache: str | Path | None = None,
     photographs: str | Path | None = None,
-    photograph_swaps: int = 1,
 ) -> DemoSummary:
     """Makes the demo data set; does nothing if it is there with the same settings.
 
@@ -113,7 +112,6 @@ def make_demo(
         workers: processes that render; 1 renders in this one.
         cache: folder of downloads (robust.data.fetch.default_cache() if None).
         photographs: folder with photographs of other people, who come into training alone; None: nobody else.
-        photograph_swaps: fakes of each kind that each photograph is the target of.
     Raises:
         UserError: packages can not be fetched, `photographs` is no such folder, `root` holds something else, or the same with other settings.
     """
@@ -129,7 +127,6 @@ def make_demo(
         "size": size,
         "fps": fps,
         "photographs": photographs and fingerprint(photographs),
-        "photograph_swaps": photographs and photograph_swaps,
     }
     finished = _finished(root, settings)
     if finished:
@@ -144,8 +141,10 @@ def make_demo(
     summed = {"identities": len(plan.cast), "test_identities": len(plan.test)}
     others = Photographs()
     if photographs:
+        if not plan.val:  # else a part of the others would be drawn for it
+            raise UserError(f"data.demo.photographs: of {identities} people none is left for validation; raise data.demo.identities")
         others = read_photographs(photographs, size, mtcnn_landmarks(), _portraits(material))
-        plan = _with_photographs(plan, others, material, photograph_swaps, seed)
+        plan = _with_photographs(plan, others, material, seed)
     jobs = _jobs(root, plan, material, seed)
     _begin(root, settings)
     _render_all(jobs, shape, workers)
@@ -251,16 +250,21 @@ def read_people(
 
 def _portraits(material: dict[str, list[Portrait | Footage]]) -> list[Portrait]:
     """A picture of everything that people are shown in."""
-    shown = (thing for takes in material.values() for thing in takes)
-    return [thing if isinstance(thing, Portrait) else Portrait(thing.frames[0], thing.landmarks[0]) for thing in shown]
+    found: list[Portrait] = []
+    for thing in (thing for takes in material.values() for thing in takes):
+        if isinstance(thing, Portrait):
+            found.append(thing)
+        else:
+            found += [Portrait(thing.frames[i], thing.landmarks[i]) for i in (0, len(thing.frames) // 2, len(thing.frames) - 1)]
+    return found
 
 
-def _with_photographs(plan: DemoPlan, others: Photographs, material: dict, swaps: int, seed: int) -> DemoPlan:
+def _with_photographs(plan: DemoPlan, others: Photographs, material: dict, seed: int) -> DemoPlan:
     """The plan and, numbered after its own people, those of the photographs, whose portraits come into `material`."""
     people_there = [Person(f"photograph {name}", "unknown", ()) for name in others.portraits]
     material |= {person.name: [portrait] for person, portrait in zip(people_there, others.portraits.values(), strict=True)}
     rng = np.random.default_rng([seed, 4])
-    more = swap_photographs(len(people_there), first=len(plan.cast), swaps=swaps, rng=rng)
+    more = swap_photographs(len(people_there), first=len(plan.cast), rng=rng)
     return replace(plan, cast=[*plan.cast, *people_there], swaps=[*plan.swaps, *more])
 
 
@@ -351,6 +355,7 @@ def _begin(root: Path, settings: dict) -> None:
     for folder in FOLDERS:
         shutil.rmtree(root / folder, ignore_errors=True)
         (root / folder).mkdir(parents=True)
+    (root / PHOTOGRAPHS).unlink(missing_ok=True)
     _mark(root, settings, None)
 
 

@@ -2,26 +2,33 @@
 
 The demo has few people, and a detector trained under attack knows its training people by heart long before it knows
 forgeries. Photographs of others help: each becomes a real video and the target of swaps, made as the demo's own are.
-They are in no list, so the demo's validation and test people stay who they are.
+They are in no list, so the demo's validation and test people stay who they are. The files are not trusted: they are
+decoded in a process of its own, as videos are.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from robust.data.decoder_process import DecodeLimits, DecoderProcess
 from robust.data.demo_footage import LandmarkDetector, Portrait, portrait_of
 from robust.data.demo_plan import Swap
 from robust.data.face_swap import TEMPLATE, fit_affine
 from robust.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MOST_BYTES = 64 * 2**20  # of a file
+LEAST_PIXELS = 100  # of the shorter side: smaller ones have no face as large as the demo's
+LIMITS = DecodeLimits(timeout_s=60, memory_mb=2048, decord=False)
 GROUP = 6  # photographs among which faces are swapped, as in the plan of the demo's own people
 SIDE = 32  # pixels of the thumbnails that copies are found by
 SAME = 0.95  # correlation of two thumbnails from which on they show one photograph, however cut, scaled or compressed
@@ -55,8 +62,9 @@ def fingerprint(folder: str | Path) -> str:
     digest = hashlib.sha256()
     paths = list_photographs(folder)
     for path in paths:
-        digest.update(f"{path.relative_to(folder)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0")
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"{len(paths)} pictures, {digest.hexdigest()[:16]}"
 
 
@@ -70,24 +78,50 @@ def read_photographs(folder: str | Path, size: int, detect: LandmarkDetector, kn
         UserError: fewer than two are left.
     """
     folder, found = Path(folder), Photographs()
-    seen = [("the demo's own people", thumbnail(portrait)) for portrait in known]
-    for path in list_photographs(folder):
-        name = str(path.relative_to(folder))
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        portrait = None if image is None else portrait_of(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), size, detect)
-        if portrait is None:
-            found.left_out[name] = "not a picture" if image is None else "no face found"
-            continue
-        picture = thumbnail(portrait)
-        same = next((whose for whose, other in seen if similarity(picture, other) >= SAME), None)
-        if same is not None:
-            found.left_out[name] = f"a copy of one of {same}"
-            continue
-        seen.append(("the photographs before", picture))
-        found.portraits[name] = portrait
+    of_demo = np.array([view for portrait in known for view in views(portrait)]).reshape(-1, SIDE * SIDE)
+    before = np.empty((0, SIDE * SIDE), np.float32)
+    with closing(DecoderProcess(LIMITS)) as decoder:
+        for path in list_photographs(folder):
+            name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
+            portrait, reason = _read(path, size, detect, decoder)
+            if portrait is None:
+                found.left_out[name] = reason
+                continue
+            shown = np.array(views(portrait))
+            if (of_demo @ shown.T).max(initial=-1) >= SAME:
+                found.left_out[name] = "a copy of one of the demo's own people"
+            elif (before @ shown.T).max(initial=-1) >= SAME:
+                found.left_out[name] = "a copy of one of the photographs before"
+            else:
+                before = np.concatenate([before, shown[:1]])
+                found.portraits[name] = portrait
     if len(found.portraits) < 2:
         raise UserError(f"data.demo.photographs: {folder}: {len(found.portraits)} faces found in it; a swap needs two")
     return found
+
+
+def _read(path: Path, size: int, detect: LandmarkDetector, decoder: DecoderProcess) -> tuple[Portrait | None, str]:
+    """The largest face of a photograph, or None and why."""
+    if path.stat().st_size > MOST_BYTES:
+        return None, f"more than {MOST_BYTES >> 20} MiB"
+    decoded = decoder.read_image(path)
+    if not len(decoded.frames):
+        return None, decoded.reason
+    image = decoded.frames[0]
+    if min(image.shape[:2]) < LEAST_PIXELS:
+        return None, f"a side of less than {LEAST_PIXELS} pixels"
+    if max(image.shape[:2]) > 4 * min(image.shape[:2]):
+        return None, "more than four times as long as wide"
+    portrait = portrait_of(image, size, detect)
+    return portrait, "" if portrait is not None else "no face found"
+
+
+def views(portrait: Portrait) -> list[np.ndarray]:
+    """Its thumbnail, and that of its mirror image: copies are often mirrored."""
+    width = portrait.image.shape[1]
+    points = portrait.landmarks[[1, 0, 2, 4, 3]]  # left and right change places
+    mirrored = np.stack([width - 1 - points[:, 0], points[:, 1]], axis=1)
+    return [thumbnail(portrait), thumbnail(Portrait(np.ascontiguousarray(portrait.image[:, ::-1]), mirrored))]
 
 
 def thumbnail(portrait: Portrait) -> np.ndarray:
@@ -99,33 +133,16 @@ def thumbnail(portrait: Portrait) -> np.ndarray:
     return grey / max(float(np.linalg.norm(grey)), 1e-6)
 
 
-def similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two thumbnails, -1 to 1."""
-    return float(first @ second)
-
-
-def swap_photographs(count: int, *, first: int, swaps: int, rng: np.random.Generator) -> list[Swap]:
-    """Each photograph is a target `swaps` times, each time of another one of its group.
+def swap_photographs(count: int, *, first: int, rng: np.random.Generator) -> list[Swap]:
+    """Each photograph is a target once and a source once, within its group.
 
     Args:
         count: of photographs; their identity numbers begin at `first`.
-    Raises:
-        UserError: more swaps than a group has other faces.
     """
     order = rng.permutation(count)
     groups = [order[start :: max(1, round(count / GROUP))] for start in range(max(1, round(count / GROUP)))]
-    smallest = min(map(len, groups))
-    if swaps >= smallest:
-        raise UserError(f"data.demo.photograph_swaps is {swaps}; {count} photographs allow {smallest - 1}")
-    return sorted(
-        (
-            Swap(first + int(target), 0, first + int(group[(place + turn) % len(group)]))
-            for group in groups
-            for place, target in enumerate(group)
-            for turn in range(1, swaps + 1)
-        ),
-        key=lambda swap: (swap.target, swap.source),
-    )
+    pairs = ((group[place], group[(place + 1) % len(group)]) for group in groups for place in range(len(group)))
+    return sorted((Swap(first + int(target), 0, first + int(source)) for target, source in pairs), key=lambda swap: swap.target)
 
 
 def write_table(path: Path, found: Photographs, *, first: int) -> dict:
