@@ -2,9 +2,10 @@
 
     python -m benchmarks.recipes --profile demo [--stand-in] [--ablation] [section.key=value ...]
 
-Three seeds each, from the same start. A plain detector is trained for EPOCHS epochs; what that takes, in CPU seconds of one thread, times
-COST is what every recipe is given: it trains for as many epochs as fit, by its own measured step (an epoch where not one fits; the seconds that
-it really took are printed). PGD-10 has EPOCHS epochs, whatever they cost. All train at epsilon 1 of 255 against both classes, on crops of the run at
+Three seeds each, all recipes of a seed from the same weights. A plain detector is trained for EPOCHS epochs; what that takes, in CPU seconds of
+one thread, times COST is what every recipe is given: it trains for as many epochs as fit, by what its epochs cost when they are tried (an epoch where
+not one fits; the seconds that it really took are printed). PGD-10 has EPOCHS epochs, whatever they cost. Averaged weights, epsilon's warm-up and
+a smooth activation, which go with any recipe, all of them have but `reference`, which is as it was meant. All train at epsilon 1 of 255 against both classes, on crops of the run at
 48 pixels, and are scored on a frame of each test video: video AUC under our APGD (margin and cross-entropy, the worse of the two for each image,
 both classes) at epsilon 0.5 and 1, mean over the seeds, with a 95 % interval over the test's people.
 
@@ -34,47 +35,46 @@ from robust.attacks.losses import cross_entropy_loss, margin_loss
 from robust.attacks.threat import Linf
 from robust.config import Config, RecipeConfig, ValidationConfig
 from robust.config_file import parse
+from robust.config_identity import fingerprint
+from robust.data.augment import build_augmentation
 from robust.data.crops import CropSet
 from robust.data.face_table import read_faces
 from robust.data.inputs import to_tensor
-from robust.data.order import epoch_batches
 from robust.evaluation import curves
 from robust.evaluation.bootstrap import draw, intervals
 from robust.evaluation.curves import ScoreOrder
 from robust.models.detector import build_detector
 from robust.storage import Storage
-from robust.training.loop import Place, start_training
-from robust.training.modes import set_training
-from robust.training.recipes import stage_of
+from robust.training.loop import Place, start_training, train_epoch
 from robust.training.session import COLUMNS, Crops, limit_threads, load_crops, run_epochs
-from robust.training.step import take_step
 
 EPOCHS, COST, SEEDS = 8, 2.5, (24, 25, 26)
+TRIED = (4, 16)  # steps of the epochs that tell what a recipe costs
 ATTACK_STEPS = 20
 BAR = 0.95
 """Share of PGD-10's worst-case AUC that `flagship` is to have at COST of plain training; and it is to be above every other recipe."""
 ATTACK = {"epsilon": 1, "targets": "both"}  # epsilon in 0-255 units, times the task's scale
 PLAIN = {"attack": {"epsilon": 0}}
-FLAGSHIP = {
-    "recipe": "flagship", "attack": {**ATTACK, "steps": 3}, "finish": "madry", "fast_share": 0.7, "epsilon_warmup": 0.3, "activation": "silu",
-    "lipschitz": {"weight": 1e-4, "kind": "finite_difference"}, "ema_decay": 0.99,
-}
+COMMON = {"epsilon_warmup": 0.3, "activation": "silu", "ema_decay": 0.99}
+FLAGSHIP = {**COMMON, "recipe": "flagship", "attack": {**ATTACK, "steps": 3}, "finish": "madry", "fast_share": 0.7,
+            "lipschitz": {"weight": 1e-4, "kind": "finite_difference"}}
 RECIPES = {
     "flagship": FLAGSHIP,
-    "madry, PGD-7": {"recipe": "madry", "attack": {**ATTACK, "steps": 7}},
-    "madry, PGD-2": {"recipe": "madry", "attack": {**ATTACK, "steps": 2}},
-    "fast": {"recipe": "fast", "attack": {**ATTACK, "steps": 7}},
-    "trades": {"recipe": "trades", "attack": {**ATTACK, "steps": 7}, "beta": 3},
+    "madry, PGD-7": {**COMMON, "recipe": "madry", "attack": {**ATTACK, "steps": 7}},
+    "madry, PGD-2": {**COMMON, "recipe": "madry", "attack": {**ATTACK, "steps": 2}},
+    "fast": {**COMMON, "recipe": "fast", "attack": {**ATTACK, "steps": 7}},
+    "trades": {**COMMON, "recipe": "trades", "attack": {**ATTACK, "steps": 7}, "beta": 3},
     "reference": {"recipe": "reference", "attack": ATTACK},
 }
-FULL = {"recipe": "madry", "attack": {**ATTACK, "steps": 10}}
+FULL = {**COMMON, "recipe": "madry", "attack": {**ATTACK, "steps": 10}}
+SMOOTH = "the smooth activation"
 WITHOUT = {
     "averaged weights": {"ema_decay": 0.0},
     "epsilon's warm-up": {"epsilon_warmup": 0.0},
     "the fast epochs": {"fast_share": 0.0},
     "the strong epochs": {"fast_share": 1.0},
     "the Lipschitz term": {"lipschitz": {"weight": 0.0}},
-    "the smooth activation": {"activation": None},
+    SMOOTH: {"activation": None},
 }
 OTHER = {"TRADES in place of PGD": {"finish": "trades", "beta": 3}, "half of the loss on clean crops": {"adversarial_share": 0.5}}
 
@@ -119,11 +119,14 @@ def main(config: Config, storage: Storage, *, stand_in: bool = False, ablation: 
           f"budget {budget:.0f}", flush=True)
     chosen = {"flagship": FLAGSHIP, **{f"without {name}": {**FLAGSHIP, **change} for name, change in WITHOUT.items()},
               **{name: {**FLAGSHIP, **change} for name, change in OTHER.items()}} if ablation else RECIPES
+    if stand_in:  # whose activations are smooth and stay
+        chosen.pop(f"without {SMOOTH}", None)
     found = {"plain": _together(task, plain)}
     if not ablation:
         found["PGD-10, equal epochs"] = _together(task, [trained(task, FULL, EPOCHS, seed, storage, "full") for seed in SEEDS])
     for name, settings in chosen.items():
-        found[name] = _together(task, [trained(task, settings, None, seed, storage, name, budget=budget) for seed in SEEDS])
+        epochs = fitting(task, settings, budget)
+        found[name] = _together(task, [trained(task, settings, epochs, seed, storage, name) for seed in SEEDS])
         print(_line(task, name, found), flush=True)
     rows = {name: _row(task, name, found) for name in found}
     told = table(task, rows) + ([] if ablation else bars(task, rows, budget / COST))
@@ -138,7 +141,7 @@ def faces_task(config: Config, storage: Storage) -> Task:
     tree = config.model_dump(mode="json")
     tree["model"]["input_size"] = 48
     config = _light(tree)
-    table = read_faces(storage, config.run.name, split="test", columns=[*COLUMNS, "identities"], max_frames_per_video=1)
+    table = read_faces(storage, config.run.name, split="test", columns=[*COLUMNS, "identities"], max_frames_per_video=1, subject_only=True)
     crops = CropSet.from_table(table, config.model.input_size)
 
     def network(config: Config, recipe: RecipeConfig) -> nn.Module:
@@ -175,55 +178,61 @@ def _light(tree: dict) -> Config:
     return parse(tree)
 
 
-def trained(task: Task, settings: Mapping, epochs: int | None, seed: int, storage: Storage, name: str, *, budget: float = 0.0) -> dict:
-    """Scores by epsilon, CPU seconds and epochs of one training; as many epochs as fit into the budget where none are given."""
+def trained(task: Task, settings: Mapping, epochs: int, seed: int, storage: Storage, name: str) -> dict:
+    """Scores by epsilon and CPU seconds of one training; what is there of the same settings, data and number of epochs is not trained anew."""
     key = f"{task.config.run.name}/benchmarks/recipes/{task.name}/{name}-{seed}.json"
-    settings = {**settings, "attack": {**settings["attack"], "epsilon": settings["attack"]["epsilon"] * task.scale}}
-    facts = {"settings": settings, "epochs_asked": epochs, "images": len(task.x), "version": 1}
+    config, recipe = _asked(task, settings, epochs, seed)
+    facts = {"epochs": epochs, "recipe": recipe.model_dump(mode="json"), "settings": fingerprint(config, ("data", "extract", "model", "augment", "train")),
+             "crops": len(task.crops.train), "images": len(task.x), "attack_steps": ATTACK_STEPS}
     if storage.exists(key) and {fact: (known := storage.read_json(key)).get(fact) for fact in facts} == facts:
         return known
-    settings = {**settings, "epochs": epochs or 1}
-    average = settings.pop("ema_decay", 0.0)
-    config = task.config.model_copy(update={"run": task.config.run.model_copy(update={"seed": seed}),
-                                            "train": task.config.train.model_copy(update={"ema_decay": average})})
-    recipe = RecipeConfig.model_validate(settings)
     torch.manual_seed(seed)
-    network = task.network(config, recipe)
-    if epochs is None:
-        recipe = fitting(task, config, recipe, network, budget)
-        network = task.network(config, recipe)
-    seconds, began = 0.0, time.process_time()
+    network, began = task.network(config, recipe), time.process_time()
     never = ValidationConfig(epsilon=0.5, steps=1, max_images=8, every=10_000)
     for training, figures, _ in run_epochs(config, recipe, never, network, task.crops, place=Place()):
         seconds, scored = time.process_time() - began, training.scored
-    outcome = {**facts, "seconds": seconds, "epochs": recipe.epochs, "loss": figures.losses["total"],
+    outcome = {**facts, "seconds": seconds, "loss": figures.losses["total"], "collapsed": training.collapsed,
                "scores": {f"{epsilon:g}": attacked_logits(scored, task, epsilon, seed).tolist() for epsilon in (0.0, *task.epsilons)}}
     storage.write_json(key, outcome)
-    print(f"{task.name}, {name}, seed {seed}: {recipe.epochs} epochs, {seconds:.0f} CPU seconds, loss {outcome['loss']:.3f}", flush=True)
+    print(f"{task.name}, {name}, seed {seed}: {epochs} epochs, {seconds:.0f} CPU seconds, loss {outcome['loss']:.3f}", flush=True)
     return outcome
 
 
-def fitting(task: Task, config: Config, recipe: RecipeConfig, network: nn.Module, budget: float) -> RecipeConfig:
-    """The recipe with as many epochs as fit into `budget` CPU seconds by the measured steps of its first and last stage."""
-    crops, settings = task.crops.train, config.train
-    batch = epoch_batches(crops.labels, crops.methods, batch_size=settings.batch_size, seed=0, epoch=0, balance=settings.balance)[0]
-    x, y = to_tensor(crops.batch(batch)), torch.from_numpy(crops.labels[batch])
-    steps = max(1, len(crops) // settings.batch_size)
-    whole = recipe.model_copy(update={"epochs": 100})
+def _asked(task: Task, settings: Mapping, epochs: int, seed: int) -> tuple[Config, RecipeConfig]:
+    """The task's configuration with the seed and the recipe's averaging, and the recipe at the task's epsilon."""
+    settings = {**settings, "epochs": epochs, "attack": {**settings["attack"], "epsilon": settings["attack"]["epsilon"] * task.scale}}
+    train = task.config.train.model_copy(update={"ema_decay": settings.pop("ema_decay", 0.0)})
+    config = task.config.model_copy(update={"run": task.config.run.model_copy(update={"seed": seed}), "train": train})
+    return config, RecipeConfig.model_validate(settings)
+
+
+def fitting(task: Task, settings: Mapping, budget: float) -> int:
+    """The most epochs that fit into `budget` CPU seconds, at least 1, by epochs of the first and of the last stage on some crops.
+
+    Two sizes of each tell what a step costs, crops made ready included, and what an epoch costs beside its steps (the collapse check).
+    """
+    config, recipe = _asked(task, settings, 100, SEEDS[0])
+    augment, full = build_augmentation(config.augment), max(1, len(task.crops.train) // config.train.batch_size)
     costs = {}
     for epoch in (0, 99):
-        stage = stage_of(whole, epoch=epoch, collapsed=False)
-        training = start_training(network, settings, stage, device=torch.device("cpu"))
-        set_training(training.network, batch_norm=settings.batch_norm)
-        taken = []
-        for now in range(4):
+        taken = {}
+        for steps in (1, *TRIED):  # the first does not count: it is slower
+            training = start_training(task.network(config, recipe), config.train, recipe, device=torch.device("cpu"))
+            training.epoch = epoch
             before = time.process_time()
-            take_step(training, x.to(memory_format=torch.channels_last), y, settings, stage, rate=1e-6, epsilon=recipe.attack.epsilon, seed=0, now=now)
-            taken.append(time.process_time() - before)
-        costs[epoch] = min(taken[1:])
+            train_epoch(training, _some(task.crops.train, steps * config.train.batch_size), config.train, recipe, augment, seed=0, place=Place())
+            taken[steps] = time.process_time() - before
+        step = (taken[TRIED[1]] - taken[TRIED[0]]) / (TRIED[1] - TRIED[0])
+        costs[epoch] = taken[TRIED[1]] + step * (full - TRIED[1])
     share = recipe.fast_share if recipe.recipe == "flagship" else 1.0
-    mean = share * costs[0] + (1 - share) * costs[99]
-    return recipe.model_copy(update={"epochs": max(1, round(budget / (mean * steps)))})
+    return max(1, int(budget / (share * costs[0] + (1 - share) * costs[99])))
+
+
+def _some(crops: CropSet, count: int) -> CropSet:
+    """So many of them, of all kinds."""
+    chosen = np.linspace(0, len(crops) - 1, min(count, len(crops))).round().astype(int)
+    return CropSet(crops.labels[chosen], crops.video_ids[chosen], crops.methods[chosen], crops.size,
+                   pixels=np.stack([crops.image(index) for index in chosen]))
 
 
 def attacked_logits(network: nn.Module, task: Task, epsilon: float, seed: int) -> np.ndarray:
@@ -285,12 +294,13 @@ def bars(task: Task, rows: Mapping[str, dict], plain_seconds: float) -> list[str
     told, flagship = [], rows["flagship"]
     for epsilon in task.epsilons:
         own, full = (rows[name][f"{epsilon:g}"]["auc"][0] for name in ("flagship", "PGD-10, equal epochs"))
-        told.append(f"epsilon {epsilon:g}: flagship {own / full:.3f} of PGD-10's AUC (bar {BAR}: {'met' if own >= BAR * full else 'missed'}), "
+        told.append(f"epsilon {epsilon:g}: flagship {own:.3f}, {own / full:.3f} of PGD-10's AUC {full:.3f} (bar {BAR}: {'met' if own >= BAR * full else 'missed'}; chance is 0.5), "
                     f"{flagship['seconds'] / plain_seconds:.2f} x the cost of plain training (bar {COST})")
         for name in RECIPES:
             if name != "flagship":
-                other = rows[name][f"{epsilon:g}"]["auc"][0]
-                told.append(f"epsilon {epsilon:g}: flagship above {name}: {'yes' if own > other else 'no'} ({own:.3f}, {other:.3f})")
+                other, (_, low, high) = rows[name][f"{epsilon:g}"]["auc"][0], rows[name][f"{epsilon:g}"]["behind"]
+                sure = " beyond chance of people" if high < 0 or low > 0 else ", within chance of people"
+                told.append(f"epsilon {epsilon:g}: flagship above {name}: {'yes' if own > other else 'no'}{sure} ({own:.3f}, {other:.3f})")
     return told
 
 

@@ -56,7 +56,7 @@ def main(config: Config, storage: Storage) -> dict:
     told += [f"{name}: {figures[name]:.3f} (bar: {word} {bar:g}: {'met' if is_met(name, figures[name]) else 'missed'})" for name, (bar, word) in BARS.items()]
     print("\n".join(told), flush=True)
     key = f"{config.run.name}/benchmarks/workers.json"
-    storage.write_json(key, {"figures": figures, "seconds": seconds, "epochs": EPOCHS, "crops": VIDEOS["train"]})
+    storage.write_json(key, {"figures": figures, "seconds": seconds, "epochs": EPOCHS, "crops": VIDEOS["train"], "size": SIZE, "batch": BATCH})
     return {"summary": f"written to {storage.uri(key)}"}
 
 
