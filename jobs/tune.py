@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from ray import tune
+from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 from ray.tune.schedulers import ASHAScheduler
 
 from cluster.demands import demand_of, room
@@ -56,6 +57,7 @@ def search(config: Config, storage: Storage) -> dict:
         return {**result, "summary": f"there already: {result['summary'].removeprefix('there already: ')}"}
     require_recipes(config)
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # else fit() returns after Ctrl-C as if the search were complete
+    withhold_credentials()
     tuner = resumable_tuner(config, storage)
     with Progress("tune", unit=f"{config.tune.samples} trials"):
         table = trial_table(tuner.fit(), root=storage.arrow()[1])
@@ -69,6 +71,16 @@ def search(config: Config, storage: Storage) -> dict:
               "threat": config.tune.threat.model_dump(mode="json"), "summary": summary(table, best, config)}
     storage.write_bytes(folder.key("tune", "trials.html"), trials_page(result).encode())
     return result
+
+
+def withhold_credentials() -> None:
+    """Keeps this process's storage keys out of the trials' runtime environment.
+
+    Tune would put them in it by itself, and Ray writes runtime environments into its log and into the command line of a starting
+    worker, which every user of the machine can read. Trials have the credentials of their node, as the workers of all other jobs do.
+    """
+    for name in [name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]:
+        ENV_VARS_TO_PROPAGATE.discard(name)
 
 
 def summary(table: list[dict], best: dict, config: Config) -> str:

@@ -25,7 +25,7 @@ class ProcessList(threading.Thread):
                     continue
                 self.looked_at.add(folder.name)
                 if any(secret in line for secret in self.secrets):
-                    self.hits.add(line[:40].replace(b"\0", b" ").decode(errors="replace"))
+                    self.hits.add(line[:120].replace(b"\0", b" ").decode(errors="replace"))
 
     def __enter__(self) -> ProcessList:
         self.start()

@@ -1,14 +1,16 @@
-"""Every job through `ray job submit` to a head with token authentication: real videos in, report and verdicts out."""
+"""Every job through `ray job submit` to a head with token authentication: real videos in, report and verdicts out, no secret left anywhere."""
 
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from head import ROOT, Head
+from sweep import ProcessList, in_files, in_storage
 
 from robust.data.video import read_frames
 from robust.storage import Storage
@@ -55,7 +57,10 @@ def config_file(tmp_path, videos, uri: str):
 @pytest.mark.timeout(1200)
 def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
     config = config_file(tmp_path, videos, s3.uri)
-    with Head(tmp_path, s3_server.environment) as head:
+    head = Head(tmp_path, s3_server.environment)
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"])
+    secrets = [s3_server.environment["AWS_SECRET_ACCESS_KEY"], token.read_text()]
+    with ProcessList(secrets) as processes, head:
         def submit(job: str, *overrides: str) -> str:
             name = f"{job}-{len(overrides)}"
             head.submit_command(name, [sys.executable, "-m", f"jobs.{job}", "--config", config, *overrides])
@@ -76,6 +81,9 @@ def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
         assert pipeline.returncode == 0, pipeline.stdout + pipeline.stderr
         assert f"submit: report: {s3.uri}/submitted/report/index.html" in pipeline.stdout.splitlines()
 
+        of_ray, count_of_ray = in_files(head.temporary, secrets)
+        assert str(head.process.pid) in processes.looked_at and processes.is_alive()
+
     storage = Storage.from_config(s3)
     for stage in ("faces", "train", "tune", "evaluate"):
         assert storage.read_json(f"submitted/{stage}/result.json")["status"] == "done"
@@ -83,5 +91,9 @@ def test_every_job_runs_through_ray_job_submit(s3_server, s3, videos, tmp_path):
     assert b"<html" in storage.read_bytes("submitted/report/index.html")
     verdicts = json.loads((tmp_path / "verdicts" / "verdicts.json").read_text())
     assert len(json.dumps(verdicts)) > 100
-    told = " ".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
-    assert s3_server.environment["AWS_SECRET_ACCESS_KEY"] not in told
+    # Logs of Ray, of its jobs and workers; configurations, reports, event files; shards (images and Parquet are
+    # compressed: what is inside is not looked at), checkpoints, pickles of the search; all processes.
+    of_user, count_of_user = in_files(tmp_path, secrets, besides=[token])
+    stored, count_stored = in_storage(storage, secrets)
+    assert (of_ray, of_user, stored, processes.hits) == ([], [], [], set())
+    assert count_of_ray > 50 and count_of_user > 30 and count_stored > 30 and len(processes.looked_at) > 20

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.execution.class_cache import _ActorClassCache
 from small_cluster import small_cluster
 from tiny_run import write_faces
 
@@ -35,6 +36,19 @@ def config_of(folder, **tune):
 def row(name, auc, robust_auc, *, status="done"):
     return {"trial": name, "status": status, "auc": auc, "robust_auc": robust_auc, "cost": 1.0, "seconds": 60.0, "error": None,
             "settings": {"epsilon": 1.0, "steps": 2, "lipschitz_weight": 1e-3}}
+
+
+def test_no_key_of_the_storage_goes_into_the_trials_runtime_environment(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "planted")
+    monkeypatch.setenv("RAY_CHDIR_TO_TRIAL_DIR", "0")
+
+    class Trainable:
+        pass
+
+    job.withhold_credentials()
+    given = _ActorClassCache().get(Trainable)._default_options["runtime_env"]["env_vars"]
+    assert "planted" not in given.values() and given["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
 
 
 def test_the_winner_is_the_most_robust_one_that_keeps_clean_accuracy():
