@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from facenet_pytorch import MTCNN
 
-from robust.data.faces import Face, look_twice
+from robust.data.faces import Face, frames_at_once, look_twice
 
-BATCH_PIXELS = 16 * 640 * 640
-"""Detection takes so many pixels at a time, which bounds its memory whatever the video."""
 WINDOW = 12
 """The first network looks at so many pixels a side: no smaller face can be found."""
 
@@ -43,7 +41,7 @@ class MtcnnDetector:
         if min(frames.shape[1:3]) < WINDOW:
             return [[] for _ in frames]
         self.network.min_face_size = max(self.min_face / scale, WINDOW)
-        step = max(1, BATCH_PIXELS // (frames.shape[1] * frames.shape[2]))
+        step = frames_at_once(frames, gpu=self.device.type == "cuda")
         found = []
         for start in range(0, len(frames), step):
             with _full_precision(self.device):

