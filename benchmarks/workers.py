@@ -3,7 +3,7 @@
     python -m benchmarks.workers --profile demo [section.key=value ...]
 
 Some faces of a finished run are trained on with the defended recipe of the configuration, from random weights: by the plain
-loop in this process, by `jobs.train` with one worker, and with two; each worker has one computing thread. An epoch's time is
+loop in a process of its own, by `jobs.train` with one worker, and with two; each worker has one computing thread. An epoch's time is
 that between two ends of epochs, so that start and first epoch do not count, and handing in a checkpoint does. The wait for data
 is that of the plain loop with one thread that decodes and augments ahead, on the other core. Keep the machine idle.
 
@@ -14,10 +14,12 @@ and 32 crops the passes are too small for a core: attacking 8 crops takes 0.8 of
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -45,10 +47,10 @@ def main(config: Config, storage: Storage) -> dict:
         alone = child_of(config, Path(folder), workers=1)
         copy_some(storage, config.run.name, Storage.from_config(alone.storage), alone.run.name, VIDEOS)
         with LocalCluster(alone):  # idle while the plain loop runs, as Ray is beside its one worker
-            first, _ = plain(alone)
+            first, _ = apart(plain, alone)
             one, two = (with_ray(child_of(config, Path(folder), workers=workers)) for workers in (1, 2))
-            second, _ = plain(alone)
-            _, waited = plain(child_of(config, Path(folder), workers=1, loader_threads=1))
+            second, _ = apart(plain, alone)
+            _, waited = apart(plain, child_of(config, Path(folder), workers=1, loader_threads=1))
     loop = median(first + second)
     figures = {"overhead of Ray Train, 1 worker": median(one) / loop - 1, "1 -> 2 workers": median(one) / median(two), "data wait": median(waited)}
     seconds = {"plain loop": [first, second], "1 worker": one, "2 workers": two}
@@ -78,6 +80,12 @@ def child_of(config: Config, folder: Path, *, workers: int, loader_threads: int 
     tree["train"]["defended"] |= {"init_from": None, "epochs": EPOCHS}
     tree["tune"] |= {"winner": "report"}
     return parse(tree)
+
+
+def apart(work: Callable, config: Config):
+    """In a process of its own, with the environment of Ray's workers: how malloc keeps memory decides about much of a step's time."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (config,))
 
 
 def plain(config: Config) -> tuple[list[float], list[float]]:

@@ -49,8 +49,9 @@ class FaceDetector(Protocol):
 
 
 PIXELS_AT_ONCE = {"gpu": 8 * 640 * 640, "cpu": 2 * 640 * 640}
-"""Detection takes so many pixels at a time, which bounds its memory whatever the video. On a CPU the first maps of a network are to stay in its
-caches: 25 frames of 640 x 360 at once took 1.5 times as long as five at a time with MTCNN, 1.3 times with RetinaFace (one core)."""
+"""Detection takes so many pixels at a time, which bounds its memory whatever the video. Few on a CPU: malloc gives large feature maps back to the
+kernel, which makes their pages anew for the next; 25 frames of 640 x 360 at once took 1.5 times as long as five at a time with MTCNN, 1.3 times
+with RetinaFace (one core; as fast as five where malloc keeps its memory, cluster.local.KEEP_MEMORY)."""
 
 
 def frames_at_once(frames: np.ndarray, *, gpu: bool) -> int:
