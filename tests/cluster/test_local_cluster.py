@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import Marked, listening
 
-from cluster.local import LocalCluster
+from cluster.local import KEEP_MEMORY, LocalCluster
 from cluster.monitoring import event_files
 from cluster.s3_server import S3Server
 from robust.config import StorageConfig
@@ -37,7 +37,7 @@ class Job:
         self.errors = open(folder / "stderr", "w+")
         self.process = subprocess.Popen(
             [sys.executable, str(JOB), "--config", str(folder / "config.yaml")], cwd=ROOT, text=True,
-            env={**self.marked.environment(), "PYTHONPATH": str(ROOT), "HOME": str(folder / "home")},
+            env={**self.marked.environment(), "PYTHONPATH": str(ROOT), "HOME": str(folder / "home"), "MALLOC_ARENA_MAX": "3"},
             stdout=subprocess.PIPE, stderr=self.errors)
 
     def wait_until_ready(self) -> str:
@@ -72,6 +72,7 @@ def test_ctrl_c_leaves_data_and_logs_but_no_process(tmp_path, monkeypatch):
     with Job(tmp_path) as job:
         seen = job.wait_until_ready()
         assert "'auth_mode': 'token'" in seen and "'home_token': False" in seen
+        assert str(["3", *list(KEEP_MEMORY.values())[1:]]) in seen  # what the user set stays
         commands = "\n".join(job.marked.alive().values())
         assert all(name in commands for name in ("weed", "raylet", "gcs_server", "trivial_job.py"))
         folder = job.session_folder()

@@ -6,13 +6,14 @@ import time
 
 import ray
 
+from cluster.local import KEEP_MEMORY
 from jobs.cli import run_job
 
 
 @ray.remote
 def write_from_a_task(storage) -> dict:
     storage.write_bytes("from/task", b"hello")
-    return {"auth_mode": os.environ["RAY_AUTH_MODE"], "home_token": os.path.exists(os.path.expanduser("~/.ray"))}
+    return {"auth_mode": os.environ["RAY_AUTH_MODE"], "kept_memory": [os.environ.get(name) for name in KEEP_MEMORY], "home_token": os.path.exists(os.path.expanduser("~/.ray"))}
 
 
 def main(config, storage) -> dict:
