@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 SESSION_MARK = "DEEPFAKE_RAY_SESSION"
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
-"""glibc, as its malloc is asked to keep memory that is freed. By itself it gives feature maps of 32 MiB and more back at once, smaller ones of a
-thread too (Ray Train trains in one), and the kernel's making pages again was a fifth to a half of the time of a training step (docs/training.md)."""
+"""Asks glibc's malloc to keep memory that is freed. By itself it gives feature maps of 32 MiB and more back at once, smaller ones of a thread too (Ray
+Train trains in one), and the kernel, which makes their pages anew, took up to half of the time of a training step (benchmarks.kept_memory)."""
 FOLDER_WAIT_S = 60.0
 """For the folder of the S3 server: cluster.monitor reads it for cluster/monitoring/event_files.LONGEST_S at most."""
 
