@@ -56,8 +56,7 @@ BAR = 0.95
 ATTACK = {"epsilon": 1, "targets": "both"}  # epsilon in 0-255 units, times the task's scale
 PLAIN = {"attack": {"epsilon": 0}}
 COMMON = {"epsilon_warmup": 0.3, "activation": "silu", "ema_decay": 0.99}
-FLAGSHIP = {**COMMON, "recipe": "flagship", "attack": {**ATTACK, "steps": 3}, "finish": "madry", "fast_share": 0.7,
-            "lipschitz": {"weight": 1e-4, "kind": "finite_difference"}}
+FLAGSHIP = {**COMMON, "recipe": "flagship", "attack": {**ATTACK, "steps": 3}, "finish": "madry", "fast_share": 0.7}
 RECIPES = {
     "flagship": FLAGSHIP,
     "madry, PGD-7": {**COMMON, "recipe": "madry", "attack": {**ATTACK, "steps": 7}},
@@ -73,10 +72,13 @@ WITHOUT = {
     "epsilon's warm-up": {"epsilon_warmup": 0.0},
     "the fast epochs": {"fast_share": 0.0},
     "the strong epochs": {"fast_share": 1.0},
-    "the Lipschitz term": {"lipschitz": {"weight": 0.0}},
     SMOOTH: {"activation": None},
 }
-OTHER = {"TRADES in place of PGD": {"finish": "trades", "beta": 3}, "half of the loss on clean crops": {"adversarial_share": 0.5}}
+OTHER = {
+    "with the Lipschitz term": {"lipschitz": {"weight": 1e-4, "kind": "finite_difference"}},
+    "TRADES in place of PGD": {"finish": "trades", "beta": 3},
+    "half of the loss on clean crops": {"adversarial_share": 0.5},
+}
 
 
 @dataclass(frozen=True)
