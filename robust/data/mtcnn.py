@@ -12,9 +12,7 @@ import torch
 from facenet_pytorch import MTCNN
 
 from robust.data.faces import Face, frames_at_once, look_twice
-
-WINDOW = 12
-"""The first network looks at so many pixels a side: no smaller face can be found."""
+from robust.data.mtcnn_cascade import WINDOW, Cascade
 
 
 class MtcnnDetector:
@@ -30,7 +28,8 @@ class MtcnnDetector:
         self.min_score, self.min_face, self.detect_size = min_score, min_face, detect_size
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with torch.random.fork_rng(devices=[]):  # it draws weights before it loads its own
-            self.network = MTCNN(keep_all=True, select_largest=False, device=self.device).eval()
+            carried = MTCNN(device=self.device)
+        self.cascade = Cascade(carried.pnet, carried.rnet, carried.onet, self.device)
 
     def detect(self, frames: np.ndarray) -> list[list[Face]]:
         """See FaceDetector. Frames without a face get a second look with a border around them."""
@@ -40,18 +39,15 @@ class MtcnnDetector:
         """Faces of shrunk frames, in pixels of the frames before they were shrunk by `scale`."""
         if min(frames.shape[1:3]) < WINDOW:
             return [[] for _ in frames]
-        self.network.min_face_size = max(self.min_face / scale, WINDOW)
         step = frames_at_once(frames, gpu=self.device.type == "cuda")
         found = []
         for start in range(0, len(frames), step):
             with _full_precision(self.device):
-                answer = self.network.detect(frames[start:start + step], landmarks=True)
-            found += [self._faces(*one, scale) for one in zip(*answer)]
+                answer = self.cascade.detect(frames[start:start + step], smallest=max(self.min_face / scale, WINDOW))
+            found += [self._faces(*one, scale) for one in answer]
         return found
 
     def _faces(self, boxes, scores, landmarks, scale: float) -> list[Face]:
-        if boxes is None:
-            return []
         faces = [Face(np.asarray(box, np.float32) * scale, float(score), np.asarray(points, np.float32) * scale)
                  for box, score, points in zip(boxes, scores, landmarks)]
         return [face for face in faces if face.score >= self.min_score and face.height >= self.min_face]
