@@ -1,8 +1,9 @@
 """Frames out of video files, whatever the file is like: sound, damaged, rotated, or no video at all.
 
-decord decodes where it can be trusted, because it seeks and is the fastest; PyAV decodes the rest: what decord cannot
-open, AV1, and what it returns wrong frames of without a word: MPEG-4 ASP / .avi, HEVC, edited files. A damaged file
-gives its good frames and says "partial". Nothing here raises because of what is in a file.
+H.264 in an mp4 or mov, nearly all there is, is decoded by PyAV as far as the wanted frames need it (robust/data/decode_needed.py). Of the rest decord
+decodes what it can be trusted with, because it seeks; PyAV decodes what decord cannot open, AV1, and what it returns wrong frames
+of without a word: MPEG-4 ASP / .avi, HEVC, edited files, damaged ones. A damaged file gives its good frames and says "partial". Nothing here
+raises because of what is in a file.
 
 A crafted file may do worse than raise: jobs call this through robust/data/decoder_process.py.
 """
@@ -20,6 +21,7 @@ from PIL import Image
 from robust.data.decode_av import Facts, probe, read_all
 from robust.data.decode_av_seek import read_by_seeking
 from robust.data.decode_decord import read_with_decord
+from robust.data.decode_needed import CODEC, read_needed
 from robust.data.decoded import DecodedVideo, FrameSink, UnreadableVideo, uniform_indices, unreadable
 
 __all__ = ["DecodedVideo", "UnreadableVideo", "read_frames", "read_image", "uniform_indices", "unreadable"]
@@ -56,6 +58,15 @@ def read_frames(source, *, count: int, name: str, sink: FrameSink | None = None,
             return _visited(source, facts, count, sink)
         if facts.missing:
             return _read_through(source, facts, count, sink)
+        if facts.frames and facts.codec == CODEC and not large and isinstance(source, (bytes, str, os.PathLike)):
+            try:
+                end_s = read_needed(source, count, sink, frames=facts.frames)
+            except UnreadableVideo:
+                sink.restart()
+                return _read_through(source, facts, count, sink)  # decord calls nearly all damaged files sound
+            if end_s is not None:
+                return sink.video(*_completeness(facts, end_s))
+            sink.restart()
         if decord and not large and _is_for_decord(source, facts):
             end_s = read_with_decord(source, count, sink, frames=facts.frames)
             if end_s is not None:
