@@ -36,7 +36,7 @@ def crops_and_status(row: VideoRow, fingerprint: str, file: FoundFile | None = N
 class Nothing:
     """In the place of jobs.extract_stages.DecodeAndDetect."""
 
-    def __init__(self, config, storage_config, settings: str, threads: int):
+    def __init__(self, config, storage_config, settings: str, threads: int = 1, tell=None):
         self.settings, self.seconds = settings, float(os.environ.get(WORK_S, 0))
 
     def __call__(self, tasks: pa.Table) -> Iterator[pa.Table]:

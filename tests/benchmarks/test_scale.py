@@ -1,16 +1,23 @@
 """benchmarks/noop_pipeline.py, driver_parts.py and scale.py: what is said follows from what was measured."""
 
 import argparse
+import inspect
 
 import pytest
 
 from benchmarks import noop_pipeline, scale
 from benchmarks.driver_parts import Meter, config_of, measure, write_folder
+from benchmarks.noop_stage import Nothing
+from jobs.extract_stages import DecodeAndDetect
 from robust.config_file import parse
 
 
 def made_up(rows, seconds):
     return {"rows": rows, "cpu_s": {"driver": seconds, "gcs_server": 1.0}, "most_mib": {"driver": 100.0, "gcs_server": 50.0}}
+
+
+def test_the_stage_without_work_is_made_as_the_one_that_it_stands_for():
+    assert list(inspect.signature(Nothing).parameters) == list(inspect.signature(DecodeAndDetect).parameters)
 
 
 def test_a_straight_line_has_its_slope_and_grows_by_nothing():
